@@ -1,0 +1,21 @@
+//! The rules of Tercet as pure code.
+//!
+//! Nothing here opens a socket, reads a clock or spawns a task: events and `now` go in, decisions come out. The
+//! shells (`frontend`, `worker`) do the input and output.
+
+pub mod ballot;
+pub mod clock;
+pub mod key;
+pub mod message;
+pub mod metrics;
+pub mod row;
+pub mod time;
+pub mod worker_id;
+
+pub use ballot::{Ballot, Epoch, Incarnation, Promise, Term};
+pub use clock::VectorClock;
+pub use key::{Key, KeyHash, PARTITIONS, PartitionId};
+pub use message::{Refusal, ReplicaReply, ReplicaRequest};
+pub use row::{Content, DataType, Row};
+pub use time::UnixMillis;
+pub use worker_id::WorkerId;

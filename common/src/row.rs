@@ -1,0 +1,84 @@
+//! One version of one key.
+
+use bytes::Bytes;
+
+use crate::{Ballot, Key, UnixMillis, VectorClock};
+
+/// A version of a key as a put carries it, a replica stores it and a read returns it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    pub key: Key,
+    pub ballot: Ballot,
+    /// The partition's context joined with this put's dot. Ballots decide; clocks explain.
+    pub clock: VectorClock,
+    pub content: Content,
+}
+
+impl Row {
+    /// Roughly what the row costs in memory and on the wire, for byte bounds.
+    pub fn weight(&self) -> usize {
+        const FIXED: usize = 160;
+        FIXED + self.key.as_bytes().len() + self.content.data_len()
+    }
+}
+
+/// What a version says about its key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// The key is deleted. Kept as a row, so that no older version can come back.
+    Tombstone,
+    Value {
+        data_type: DataType,
+        data: Bytes,
+        /// Absolute. Judged by the partition's owner, never by a worker's clock.
+        expires_at: Option<UnixMillis>,
+    },
+}
+
+impl Content {
+    pub fn string(data: impl Into<Bytes>, expires_at: Option<UnixMillis>) -> Self {
+        Self::Value { data_type: DataType::String, data: data.into(), expires_at }
+    }
+
+    pub fn data_len(&self) -> usize {
+        match self {
+            Self::Tombstone => 0,
+            Self::Value { data, .. } => data.len(),
+        }
+    }
+
+    pub fn expires_at(&self) -> Option<UnixMillis> {
+        match self {
+            Self::Tombstone => None,
+            Self::Value { expires_at, .. } => *expires_at,
+        }
+    }
+
+    /// Whether a client sees a value at `now`. A value is gone from the millisecond it names, as in Redis.
+    pub fn is_live(&self, now: UnixMillis) -> bool {
+        match self {
+            Self::Tombstone => false,
+            Self::Value { expires_at, .. } => expires_at.is_none_or(|at| now < at),
+        }
+    }
+}
+
+/// The type of a value. The numbers are stored and sent; new types take new numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum DataType {
+    String = 1,
+}
+
+impl DataType {
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::String),
+            _ => None,
+        }
+    }
+}

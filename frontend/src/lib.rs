@@ -1,0 +1,14 @@
+//! The controller: two gateways (RESP and REST) over one coordinator, the ring, and membership. It keeps no user data.
+//!
+//! ```text
+//! resp ─┐                                   ┌─ replica (one link per worker: batches over gRPC streams)
+//!       ├─▶ coordinator (pure core, shell) ─┤
+//! rest ─┘                                   └─ membership (heartbeats in, ring out)
+//! ```
+
+pub mod config;
+pub mod coordinator;
+pub mod resp;
+pub mod rest;
+
+pub use config::Config;

@@ -1,0 +1,4 @@
+//! The RESP gateway: Redis's protocol over the coordinator.
+
+pub mod command;
+pub mod reply;

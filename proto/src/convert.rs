@@ -1,0 +1,248 @@
+//! Wire ⇄ domain. Everything that arrives is checked here, once.
+
+use bytes::Bytes;
+use tercet_common::clock::ClockError;
+use tercet_common::key::KeyTooLong;
+use tercet_common::message::Held;
+use tercet_common::{
+    Ballot, Content, DataType, Epoch, Incarnation, Key, PartitionId, Promise, Refusal, ReplicaReply,
+    ReplicaRequest, Row, Term, UnixMillis, VectorClock,
+};
+
+use crate::v1;
+
+/// Why a message could not be understood. Answered as INVALID_ARGUMENT or [`Refusal::Invalid`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    #[error("field {0} is missing")]
+    Missing(&'static str),
+    #[error("there is no partition {0}")]
+    Partition(u32),
+    #[error("there is no data type {0}")]
+    DataType(u32),
+    #[error("a number is larger than 63 bits")]
+    TooLarge,
+    #[error(transparent)]
+    Key(#[from] KeyTooLong),
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+}
+
+/// PostgreSQL's `bigint` is signed, so every counter on the wire fits 63 bits.
+fn bounded(value: u64) -> Result<u64, WireError> {
+    if value > i64::MAX as u64 { Err(WireError::TooLarge) } else { Ok(value) }
+}
+
+pub fn partition_from_wire(id: u32) -> Result<PartitionId, WireError> {
+    u16::try_from(id).ok().and_then(PartitionId::new).ok_or(WireError::Partition(id))
+}
+
+impl From<Promise> for v1::Promise {
+    fn from(p: Promise) -> Self {
+        Self { epoch: p.epoch.0, n: p.term.n, incarnation: p.term.incarnation.0 }
+    }
+}
+
+impl TryFrom<v1::Promise> for Promise {
+    type Error = WireError;
+    fn try_from(p: v1::Promise) -> Result<Self, WireError> {
+        let term = Term { n: bounded(p.n)?, incarnation: Incarnation(bounded(p.incarnation)?) };
+        Ok(Self { epoch: Epoch(bounded(p.epoch)?), term })
+    }
+}
+
+impl From<Ballot> for v1::Ballot {
+    fn from(b: Ballot) -> Self {
+        Self { epoch: b.epoch.0, n: b.term.n, incarnation: b.term.incarnation.0, seq: b.seq }
+    }
+}
+
+impl TryFrom<v1::Ballot> for Ballot {
+    type Error = WireError;
+    fn try_from(b: v1::Ballot) -> Result<Self, WireError> {
+        let promise = Promise::try_from(v1::Promise { epoch: b.epoch, n: b.n, incarnation: b.incarnation })?;
+        Ok(promise.ballot(bounded(b.seq)?))
+    }
+}
+
+impl From<&VectorClock> for v1::VectorClock {
+    fn from(clock: &VectorClock) -> Self {
+        let (incarnations, counters) = clock.entries().iter().map(|(i, c)| (i.0, *c)).unzip();
+        Self { incarnations, counters }
+    }
+}
+
+impl TryFrom<v1::VectorClock> for VectorClock {
+    type Error = WireError;
+    fn try_from(clock: v1::VectorClock) -> Result<Self, WireError> {
+        if clock.incarnations.len() != clock.counters.len() {
+            return Err(ClockError::Malformed.into());
+        }
+        for n in clock.incarnations.iter().chain(&clock.counters) {
+            bounded(*n)?;
+        }
+        let entries = clock.incarnations.into_iter().map(Incarnation).zip(clock.counters);
+        Ok(Self::from_entries(entries)?)
+    }
+}
+
+const TOMBSTONE: u32 = 0;
+
+impl From<Row> for v1::Row {
+    fn from(row: Row) -> Self {
+        let (data_type, data, expires_at) = match row.content {
+            Content::Tombstone => (TOMBSTONE, Bytes::new(), None),
+            Content::Value { data_type, data, expires_at } => (u32::from(data_type.code()), data, expires_at),
+        };
+        Self {
+            key: row.key.bytes(),
+            ballot: Some(row.ballot.into()),
+            clock: Some((&row.clock).into()),
+            data_type,
+            data,
+            expires_at_ms: expires_at.map(|at| at.0),
+        }
+    }
+}
+
+impl TryFrom<v1::Row> for Row {
+    type Error = WireError;
+    fn try_from(row: v1::Row) -> Result<Self, WireError> {
+        let content = if row.data_type == TOMBSTONE {
+            Content::Tombstone
+        } else {
+            let data_type = u8::try_from(row.data_type).ok().and_then(DataType::from_code);
+            let data_type = data_type.ok_or(WireError::DataType(row.data_type))?;
+            Content::Value { data_type, data: row.data, expires_at: row.expires_at_ms.map(UnixMillis) }
+        };
+        Ok(Self {
+            key: Key::new(row.key)?,
+            ballot: row.ballot.ok_or(WireError::Missing("ballot"))?.try_into()?,
+            clock: row.clock.unwrap_or_default().try_into()?,
+            content,
+        })
+    }
+}
+
+/// Puts an id on a request.
+pub fn request_to_wire(id: u64, request: ReplicaRequest) -> v1::Request {
+    use v1::request::Op;
+    let op = match request {
+        ReplicaRequest::Prepare { partition, promise } => {
+            Op::Prepare(v1::Prepare { partition: partition.get().into(), promise: Some(promise.into()) })
+        }
+        ReplicaRequest::Put { row } => Op::Put(row.into()),
+        ReplicaRequest::Get { epoch, key, digest } => {
+            Op::Get(v1::Get { epoch: epoch.0, key: key.bytes(), digest })
+        }
+        ReplicaRequest::GetForWrite { promise, key } => {
+            Op::GetForWrite(v1::GetForWrite { promise: Some(promise.into()), key: key.bytes() })
+        }
+        ReplicaRequest::Replicate { row, chosen, epoch } => {
+            Op::Replicate(v1::Replicate { row: Some(row.into()), chosen, epoch: epoch.0 })
+        }
+        ReplicaRequest::Flush { partition, ballot, clock } => Op::Flush(v1::Flush {
+            partition: partition.get().into(),
+            ballot: Some(ballot.into()),
+            clock: Some((&clock).into()),
+        }),
+    };
+    v1::Request { id, op: Some(op) }
+}
+
+/// The id is usable even where the request is not, so that it can be refused.
+pub fn request_from_wire(request: v1::Request) -> (u64, Result<ReplicaRequest, WireError>) {
+    (request.id, request.op.ok_or(WireError::Missing("op")).and_then(op_from_wire))
+}
+
+fn op_from_wire(op: v1::request::Op) -> Result<ReplicaRequest, WireError> {
+    use v1::request::Op;
+    Ok(match op {
+        Op::Prepare(p) => ReplicaRequest::Prepare {
+            partition: partition_from_wire(p.partition)?,
+            promise: p.promise.ok_or(WireError::Missing("promise"))?.try_into()?,
+        },
+        Op::Put(row) => ReplicaRequest::Put { row: row.try_into()? },
+        Op::Get(g) => {
+            ReplicaRequest::Get { epoch: Epoch(bounded(g.epoch)?), key: Key::new(g.key)?, digest: g.digest }
+        }
+        Op::GetForWrite(g) => ReplicaRequest::GetForWrite {
+            promise: g.promise.ok_or(WireError::Missing("promise"))?.try_into()?,
+            key: Key::new(g.key)?,
+        },
+        Op::Replicate(r) => ReplicaRequest::Replicate {
+            row: r.row.ok_or(WireError::Missing("row"))?.try_into()?,
+            chosen: r.chosen,
+            epoch: Epoch(bounded(r.epoch)?),
+        },
+        Op::Flush(f) => ReplicaRequest::Flush {
+            partition: partition_from_wire(f.partition)?,
+            ballot: f.ballot.ok_or(WireError::Missing("ballot"))?.try_into()?,
+            clock: f.clock.unwrap_or_default().try_into()?,
+        },
+    })
+}
+
+pub fn reply_to_wire(id: u64, reply: ReplicaReply) -> v1::Reply {
+    use v1::refused::Reason;
+    use v1::reply::Result as R;
+    let nothing = v1::Nothing {};
+    let result = match reply {
+        ReplicaReply::Prepared { vector, highest } => {
+            R::Prepared(v1::Prepared { vector: Some((&vector).into()), highest: Some(highest.into()) })
+        }
+        ReplicaReply::Stored => R::Stored(v1::Stored {}),
+        ReplicaReply::Version(held) => {
+            R::Version(v1::Version { ballot: Some(held.ballot.into()), row: held.row.map(Into::into) })
+        }
+        ReplicaReply::Unknown => R::Unknown(v1::Unknown {}),
+        ReplicaReply::Refused(refusal) => R::Refused(v1::Refused {
+            reason: Some(match refusal {
+                Refusal::Promise { promised } => Reason::Promised(promised.into()),
+                Refusal::Floor { floor } => Reason::Floor(floor.into()),
+                Refusal::Superseded { ballot } => Reason::Superseded(ballot.into()),
+                Refusal::Epoch { current } => Reason::Epoch(v1::Epoch { value: current.0 }),
+                Refusal::NotMember => Reason::NotMember(nothing),
+                Refusal::KeyCollision => Reason::KeyCollision(nothing),
+                Refusal::Busy => Reason::Busy(nothing),
+                Refusal::Unavailable => Reason::Unavailable(nothing),
+                Refusal::Invalid => Reason::Invalid(nothing),
+            }),
+        }),
+    };
+    v1::Reply { id, result: Some(result) }
+}
+
+pub fn reply_from_wire(reply: v1::Reply) -> (u64, Result<ReplicaReply, WireError>) {
+    (reply.id, reply.result.ok_or(WireError::Missing("result")).and_then(result_from_wire))
+}
+
+fn result_from_wire(result: v1::reply::Result) -> Result<ReplicaReply, WireError> {
+    use v1::refused::Reason;
+    use v1::reply::Result as R;
+    Ok(match result {
+        R::Prepared(p) => ReplicaReply::Prepared {
+            vector: p.vector.unwrap_or_default().try_into()?,
+            highest: p.highest.unwrap_or_default().try_into()?,
+        },
+        R::Stored(_) => ReplicaReply::Stored,
+        R::Version(v) => ReplicaReply::Version(Held {
+            ballot: v.ballot.unwrap_or_default().try_into()?,
+            row: v.row.map(TryInto::try_into).transpose()?,
+        }),
+        R::Unknown(_) => ReplicaReply::Unknown,
+        R::Refused(refused) => {
+            ReplicaReply::Refused(match refused.reason.ok_or(WireError::Missing("reason"))? {
+                Reason::Promised(p) => Refusal::Promise { promised: p.try_into()? },
+                Reason::Floor(b) => Refusal::Floor { floor: b.try_into()? },
+                Reason::Superseded(b) => Refusal::Superseded { ballot: b.try_into()? },
+                Reason::Epoch(e) => Refusal::Epoch { current: Epoch(bounded(e.value)?) },
+                Reason::NotMember(_) => Refusal::NotMember,
+                Reason::KeyCollision(_) => Refusal::KeyCollision,
+                Reason::Busy(_) => Refusal::Busy,
+                Reason::Unavailable(_) => Refusal::Unavailable,
+                Reason::Invalid(_) => Refusal::Invalid,
+            })
+        }
+    })
+}

@@ -1,0 +1,6 @@
+//! A worker: one storage node over its own dedicated PostgreSQL, which it alone writes.
+
+pub mod config;
+pub mod store;
+
+pub use config::Config;
