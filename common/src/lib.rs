@@ -3,11 +3,16 @@
 //! Nothing here opens a socket, reads a clock or spawns a task: events and `now` go in, decisions come out. The
 //! shells (`frontend`, `worker`) do the input and output.
 
+pub mod backoff;
 pub mod ballot;
+pub mod breaker;
 pub mod clock;
+pub mod detector;
 pub mod key;
 pub mod message;
 pub mod metrics;
+pub mod quorum;
+pub mod ring;
 pub mod row;
 pub mod time;
 pub mod worker_id;
@@ -16,6 +21,8 @@ pub use ballot::{Ballot, Epoch, Incarnation, Promise, Term};
 pub use clock::VectorClock;
 pub use key::{Key, KeyHash, PARTITIONS, PartitionId};
 pub use message::{Refusal, ReplicaReply, ReplicaRequest};
+pub use quorum::QuorumTracker;
+pub use ring::{Member, REPLICAS, Ring, RingConfig, RingError};
 pub use row::{Content, DataType, Row};
 pub use time::UnixMillis;
 pub use worker_id::WorkerId;
