@@ -181,6 +181,17 @@ fn a_get_of_a_new_epoch_fences_the_older_one_durably() {
 }
 
 #[test]
+fn a_get_waits_for_an_epoch_that_is_only_in_memory() {
+    let mut rig = Rig::new();
+    rig.submit(prepare(Promise { epoch: Epoch(2), ..term(1) }));
+    rig.submit(ReplicaRequest::Get { epoch: Epoch(2), key: key("a"), digest: false });
+    assert_eq!((rig.answers(), rig.replica.work().read), (vec![], false));
+    rig.keep_promises();
+    rig.read(None);
+    assert_eq!(rig.answers(), [(1, prepared(Ballot::ZERO)), (2, ABSENT)]);
+}
+
+#[test]
 fn what_is_loaded_never_lowers_a_promise() {
     let mut rig = Rig::new();
     rig.submit(prepare(term(5)));

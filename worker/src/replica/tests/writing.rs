@@ -237,6 +237,21 @@ fn a_flush_is_a_put_of_the_partition() {
 }
 
 #[test]
+fn flushes_that_end_out_of_order_leave_the_higher_one() {
+    let mut rig = Rig::new();
+    rig.submit(flush(term(1).ballot(4)));
+    let lower = rig.take();
+    rig.submit(flush(term(1).ballot(5)));
+    rig.commit();
+    rig.committed(lower);
+    assert_eq!(rig.answers(), [(1, ReplicaReply::Stored), (2, ReplicaReply::Stored)]);
+    rig.submit(get("a"));
+    rig.read(None);
+    let flushed = ReplicaReply::Version(Held { ballot: term(1).ballot(5), row: None });
+    assert_eq!(rig.answers(), [(3, flushed)]);
+}
+
+#[test]
 fn a_put_below_the_flush_is_superseded_by_it() {
     let mut rig = Rig::new();
     rig.open(PartitionRecord { promise: term(2), flush: term(2).ballot(5), ..Default::default() });
