@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod coordinator;
+pub mod membership;
 pub mod resp;
 pub mod rest;
 
