@@ -34,6 +34,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Operations that may be in flight in the coordinator; above it clients get BUSY.
     pub operations_max: usize,
+    /// Bytes of values in flight in one gateway; above it clients get BUSY.
+    pub operation_bytes_max: usize,
     /// A worker without heartbeats for this long counts as dead.
     pub heartbeat_timeout: Duration,
     /// How often the sweeper looks for expired keys.
@@ -75,6 +77,7 @@ impl Config {
             replica_timeout: Duration::from_millis(500),
             request_timeout: Duration::from_secs(5),
             operations_max: 100_000,
+            operation_bytes_max: 1024 * 1024 * 1024,
             heartbeat_timeout: Duration::from_secs(6),
             sweep_interval: Duration::from_secs(1),
         }

@@ -9,7 +9,10 @@
 pub mod config;
 pub mod coordinator;
 pub mod membership;
+pub mod replica;
 pub mod resp;
 pub mod rest;
+pub mod server;
 
 pub use config::Config;
+pub use server::{Frontend, StartError, run};

@@ -18,9 +18,9 @@ use tokio::sync::{Notify, oneshot};
 use super::api::{Engine, KeyCount, Op, OpError, ScanFilter, ScanPage, ScanPosition, WorkerReadError};
 use super::core::{CallId, Completion, Core, Counts, Ended, Tuning, WorkerIx};
 use super::instruments::Instruments;
-use super::status::{Breaker, ClusterStatus, PartitionStatus};
+use super::status::{Breaker, ClusterStatus, PartitionStatus, WorkerStatus};
 use crate::config::Config;
-use crate::membership::MembershipHandle;
+use crate::membership::{MembershipHandle, WorkerView};
 use crate::replica::link::{Events, Link};
 
 /// How many cores there are. More would let more tasks work at once; on few processor cores that gains nothing.
@@ -45,7 +45,7 @@ pub(super) struct Formed {
 /// See the module.
 pub struct Cluster {
     pub(super) config: Arc<Config>,
-    pub(super) membership: MembershipHandle,
+    membership: Arc<MembershipHandle>,
     formed: OnceLock<Formed>,
     me: Incarnation,
     origin: Instant,
@@ -55,7 +55,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub fn new(config: Arc<Config>, membership: MembershipHandle, me: Incarnation) -> Arc<Self> {
+    pub fn new(config: Arc<Config>, membership: Arc<MembershipHandle>, me: Incarnation) -> Arc<Self> {
         Arc::new(Self {
             config,
             membership,
@@ -208,7 +208,8 @@ impl Cluster {
 
     pub fn status(&self) -> ClusterStatus {
         let formed = self.formed();
-        let mut workers = self.membership.members().worker_status();
+        let mut workers: Vec<WorkerStatus> =
+            self.membership.members_now().workers.into_iter().map(status_of).collect();
         let mut partitions = PartitionStatus::default();
         if let Some(formed) = formed {
             partitions = self.partition_status(formed);
@@ -254,12 +255,34 @@ impl Cluster {
     /// Tells links what heartbeats say of the workers' databases, and metrics what the cluster looks like.
     pub fn refresh(&self) {
         let Some(formed) = self.formed() else { return };
-        let members = self.membership.members();
+        let members = self.membership.members_now();
         for link in &formed.links {
-            let commits = members.database_commits(link.id()).unwrap_or(true);
-            link.set_healthy(commits, self);
+            let seen = members.get(link.id()).and_then(|worker| worker.seen.as_ref());
+            link.set_healthy(seen.is_none_or(|seen| seen.report.database_commits), self);
         }
         self.instruments.partitions(&self.partition_status(formed));
+    }
+}
+
+/// What membership knows of a worker; placement and breaker are filled in by those who know them.
+fn status_of(worker: WorkerView) -> WorkerStatus {
+    let seen = worker.seen.as_ref();
+    WorkerStatus {
+        address: seen.map(|s| s.address.clone()),
+        zone: seen.map(|s| s.zone.clone()).unwrap_or_default(),
+        health: worker.health,
+        breaker: Breaker::Closed,
+        heartbeat_age_ms: seen.map(|s| s.age.as_millis() as u64),
+        last_heartbeat_ms: seen.map(|s| s.last_beat.0),
+        database_commits: seen.map(|s| s.report.database_commits),
+        commit_micros: seen.map(|s| s.report.commit_micros),
+        write_backlog: seen.map(|s| s.report.write_backlog),
+        disk_free_bytes: seen.map(|s| s.report.disk_free_bytes),
+        keys: seen.map(|s| s.report.keys),
+        version: seen.map(|s| s.version.clone()),
+        partitions: 0,
+        primary_partitions: 0,
+        id: worker.id,
     }
 }
 

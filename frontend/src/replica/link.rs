@@ -43,6 +43,15 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Waits between attempts to connect.
+const RECONNECT_MIN: Duration = Duration::from_millis(20);
+const RECONNECT_MAX: Duration = Duration::from_millis(500);
+/// Calls in a row without an answer, after which the worker is not asked any more.
+const FAILURES_TO_OPEN: u32 = 3;
+/// How long it is left alone before a probe.
+const BREAKER_OPEN_MIN: Duration = Duration::from_millis(100);
+const BREAKER_OPEN_MAX: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The id of requests that the link itself sends, to see whether a worker answers again.
 const PROBE: u64 = u64::MAX;
 
@@ -130,7 +139,13 @@ pub struct Link {
 }
 
 impl Link {
+    /// `seed` spreads retries.
     pub fn new(worker: WorkerIx, id: WorkerId, secret: Option<Secret>, seed: u64) -> Arc<Self> {
+        let breaker = BreakerConfig {
+            failures_to_open: FAILURES_TO_OPEN,
+            backoff: backoff(BREAKER_OPEN_MIN, BREAKER_OPEN_MAX),
+            probe_timeout: PROBE_TIMEOUT,
+        };
         let name = id.as_str().to_owned();
         Arc::new(Self {
             worker,
@@ -139,7 +154,7 @@ impl Link {
             connected: AtomicBool::new(false),
             healthy: AtomicBool::new(true),
             last_told: AtomicBool::new(false),
-            breaker: Mutex::new(Breaker::new(BreakerConfig::default(), seed)),
+            breaker: Mutex::new(Breaker::new(breaker, seed)),
             breaker_changed: Notify::new(),
             origin: Instant::now(),
             channel: Mutex::new(None),
@@ -233,9 +248,8 @@ impl Link {
         events: Arc<dyn Events>,
         shutdown: CancellationToken,
     ) {
-        let policy = BackoffPolicy::new(Duration::from_millis(20), Duration::from_millis(500), 0.3);
-        let Ok(policy) = policy else { return };
-        let mut backoff = policy.start(self.origin.elapsed().as_nanos() as u64 | 1);
+        let mut backoff =
+            backoff(RECONNECT_MIN, RECONNECT_MAX).start(self.origin.elapsed().as_nanos() as u64 | 1);
         loop {
             let target = tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -317,8 +331,8 @@ impl Link {
     ) -> Result<(mpsc::Sender<RequestBatch>, tonic::Streaming<v1::ReplyBatch>), LinkError> {
         let (tx, rx) = mpsc::channel(BATCHES_AHEAD);
         let request = self.authorize(ReceiverStream::new(rx));
-        let opening = client(channel).exchange(request);
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, async { opening.await }).await;
+        let mut client = client(channel);
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, client.exchange(request)).await;
         Ok((tx, stream.map_err(|_| LinkError::Silent)??.into_inner()))
     }
 
@@ -398,6 +412,10 @@ fn authorize<T>(message: T, secret: Option<&Secret>) -> tonic::Request<T> {
         request.metadata_mut().insert("authorization", value);
     }
     request
+}
+
+fn backoff(min: Duration, max: Duration) -> BackoffPolicy {
+    BackoffPolicy::new(min, max, 0.3).expect("constants in range")
 }
 
 /// The next address; `None` when nobody will ever give one.

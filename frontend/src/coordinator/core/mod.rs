@@ -30,7 +30,9 @@
 //! next base read safe.
 
 mod arena;
+mod base;
 mod partition;
+mod put;
 mod read;
 mod slot;
 #[cfg(test)]

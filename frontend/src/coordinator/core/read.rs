@@ -36,6 +36,7 @@ enum State {
 }
 
 /// What the answers so far amount to.
+#[expect(clippy::large_enum_variant, reason = "lives for one call")]
 enum Verdict {
     /// A majority holds this version; `None`: no version at all, or one below a flush.
     Agreed { row: Option<Row>, source: WorkerIx, stale: SmallVec<[(WorkerIx, Ballot); 1]> },

@@ -35,6 +35,7 @@ pub(super) struct Replica {
     pub(super) refusing: Option<Refusal>,
 }
 
+#[expect(clippy::result_large_err, reason = "a model, not a hot path")]
 impl Replica {
     fn raise(&mut self, partition: PartitionId, promise: Promise) -> Result<(), ReplicaReply> {
         let held = self.promises.entry(partition).or_default();
