@@ -41,11 +41,11 @@ mod linked {
     use super::*;
 
     pub(super) async fn frontend(
-        _config: tercet_frontend::Config,
-        _metrics: Metrics,
-        _shutdown: CancellationToken,
+        config: tercet_frontend::Config,
+        metrics: Metrics,
+        shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        anyhow::bail!("the frontend's library is not linked")
+        Ok(tercet_frontend::run(config, metrics, shutdown).await?)
     }
 
     pub(super) async fn worker(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tercet_common::{Incarnation, WorkerId, metrics as m};
+use tercet_common::{Incarnation, WorkerId};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -78,7 +78,6 @@ impl Frontend {
             rest: rest_listener.local_addr().unwrap_or(config.rest_listen),
             grpc: membership.local_addr(),
         };
-        m::BUILD_INFO.gauge(&[env!("CARGO_PKG_VERSION"), "frontend"]).set(1.0);
         tracing::info!(incarnation = format!("{:016x}", incarnation.0), resp = %addresses.resp, rest = %addresses.rest,
             grpc = %addresses.grpc, "frontend starting");
 
