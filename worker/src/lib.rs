@@ -2,5 +2,7 @@
 
 pub mod config;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use config::Config;

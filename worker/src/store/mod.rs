@@ -4,6 +4,16 @@
 //! rules of the protocol (promises, who may write) are decided above, in the replica core; a store only compares
 //! ballots, so that a late commit cannot overwrite a newer version.
 
+mod codec;
+mod ledger;
+pub mod memory;
+mod postgres;
+#[cfg(test)]
+mod suite;
+
+pub use memory::{MemoryDisk, MemoryStore};
+pub use postgres::PostgresStore;
+
 use futures_util::future::BoxFuture;
 use tercet_common::{Ballot, Epoch, KeyHash, PartitionId, Promise, Row, UnixMillis, VectorClock};
 
