@@ -1,0 +1,469 @@
+//! Drives the replica's rules: tasks that commit, read, keep promises and reopen the store.
+//!
+//! The rules sit behind one lock that is held for microseconds and never across a database call. Whoever changes them
+//! (a batch of requests, the outcome of a call) takes the answers and learns what may be done next in the same go.
+//!
+//! ```text
+//!   streams ─submit─▶ Mutex<Replica> ◀─next / outcome─ writers, readers, promise keeper ──▶ store
+//!                          └──answers──▶ reply queue of each stream
+//! ```
+//!
+//! A store call holds the gate shared; reopening holds it alone. So the store is opened again only once every call
+//! has ended, and no outcome of an earlier life reaches a replica that was loaded anew.
+
+mod metrics;
+mod replies;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use tercet_common::backoff::{Backoff, BackoffPolicy};
+use tercet_common::{Epoch, PARTITIONS, WorkerId};
+use tercet_proto::{BATCH_BYTES_TARGET, v1};
+use tokio::sync::{Notify, RwLockReadGuard, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info, warn};
+
+use self::metrics::EngineMetrics;
+pub(crate) use self::replies::ReplyQueue;
+use crate::config::Config;
+use crate::replica::{Answer, Arrival, Limits, Replica, Stats};
+use crate::ring::{self, ConfigureError};
+use crate::store::{CommitOutcome, Count, Identity, Loaded, Page, Store, StoreError};
+
+/// The most rows of one transaction.
+const COMMIT_ROWS_MAX: usize = 4_096;
+
+/// A worker's replica over its store.
+pub struct Engine {
+    id: WorkerId,
+    cluster_id: String,
+    store: Arc<dyn Store>,
+    replica: Mutex<Replica>,
+    /// Held shared by every store call, alone by opening and closing.
+    gate: tokio::sync::RwLock<()>,
+    commits: Notify,
+    reads: Notify,
+    promises: Notify,
+    lost: Notify,
+    callers: RwLock<HashMap<u64, Arc<ReplyQueue>>>,
+    last_caller: AtomicU64,
+    /// Whose data it is; set by the first opening.
+    identity: Mutex<Option<Identity>>,
+    journal_seq: AtomicU64,
+    open: watch::Sender<bool>,
+    /// One configuration at a time, so that the membership follows what is kept.
+    configuring: tokio::sync::Mutex<()>,
+    metrics: EngineMetrics,
+    started: Instant,
+}
+
+impl Engine {
+    pub fn new(config: &Config, store: Arc<dyn Store>) -> Self {
+        let limits = Limits {
+            queue_len_max: config.queue_len_max,
+            queue_bytes_max: config.queue_bytes_max,
+            cache_bytes: config.cache_bytes,
+            value_bytes_max: config.value_bytes_max,
+            batch_rows_max: COMMIT_ROWS_MAX,
+            batch_bytes_max: BATCH_BYTES_TARGET,
+        };
+        Self {
+            id: config.id.clone(),
+            cluster_id: config.cluster_id.clone(),
+            store,
+            replica: Mutex::new(Replica::new(limits)),
+            gate: tokio::sync::RwLock::new(()),
+            commits: Notify::new(),
+            reads: Notify::new(),
+            promises: Notify::new(),
+            lost: Notify::new(),
+            callers: RwLock::new(HashMap::new()),
+            last_caller: AtomicU64::new(0),
+            identity: Mutex::new(None),
+            journal_seq: AtomicU64::new(0),
+            open: watch::Sender::new(false),
+            configuring: tokio::sync::Mutex::new(()),
+            metrics: EngineMetrics::new(),
+            started: Instant::now(),
+        }
+    }
+
+    /// Whether the store may be used.
+    pub fn watch_open(&self) -> watch::Receiver<bool> {
+        self.open.subscribe()
+    }
+
+    pub fn is_open(&self) -> bool {
+        *self.open.borrow()
+    }
+
+    /// `None` before the first opening.
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity.lock().clone()
+    }
+
+    /// The highest journal seq that is known to be durable.
+    pub fn journal_seq(&self) -> u64 {
+        self.journal_seq.load(Ordering::Relaxed)
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.replica.lock().stats()
+    }
+
+    pub fn publish_metrics(&self) {
+        self.metrics.publish(self.stats(), self.journal_seq());
+    }
+
+    /// Opens the store once. Waits until every call to it has ended.
+    pub async fn open(&self) -> Result<(), StoreError> {
+        let _alone = self.gate.write().await;
+        let loaded = self.store.open().await?;
+        let membership = self.check(&loaded)?;
+        let Loaded { identity, partitions } = loaded;
+        self.journal_seq.fetch_max(identity.journal_seq, Ordering::Relaxed);
+        info!(
+            uuid = identity.worker_uuid,
+            generation = identity.boot_generation,
+            journal = identity.journal_seq,
+            "the store is open"
+        );
+        *self.identity.lock() = Some(identity);
+        self.with(|replica| {
+            if let Some(membership) = membership {
+                replica.set_membership(membership);
+            }
+            replica.open(partitions);
+        });
+        self.metrics.connected.set(1.0);
+        self.open.send_replace(true);
+        Ok(())
+    }
+
+    /// Whether the data is this worker's, and no older than what it has seen.
+    fn check(&self, loaded: &Loaded) -> Result<Option<crate::replica::Membership>, StoreError> {
+        if loaded.partitions.len() != usize::from(PARTITIONS) {
+            let n = loaded.partitions.len();
+            return Err(StoreError::Refused(format!("the database has {n} partitions, not {PARTITIONS}")));
+        }
+        let new = &loaded.identity;
+        if let Some(old) = self.identity.lock().as_ref() {
+            if old.worker_uuid != new.worker_uuid {
+                let (old, new) = (&old.worker_uuid, &new.worker_uuid);
+                return Err(StoreError::Refused(format!(
+                    "the database is another one than before: {new}, not {old}"
+                )));
+            }
+            let (then, now) = (self.journal_seq(), new.journal_seq);
+            if now < then {
+                return Err(StoreError::Refused(format!(
+                    "the database has lost commits: its journal ends at {now}, but {then} was durable"
+                )));
+            }
+        }
+        let refused = |e: ConfigureError| StoreError::Refused(e.to_string());
+        let Some(bytes) = &new.ring else { return Ok(None) };
+        let held = ring::decode(bytes).map_err(refused)?;
+        ring::membership(&held, &self.cluster_id, &self.id).map(Some).map_err(refused)
+    }
+
+    /// Opens the store for the first time. A database that cannot be reached yet is waited for, up to `patience`;
+    /// one that must not be used is not.
+    pub async fn open_within(&self, patience: Duration) -> Result<(), StoreError> {
+        let deadline = Instant::now() + patience;
+        let mut backoff = reopen_backoff();
+        loop {
+            match self.open().await {
+                Ok(()) => return Ok(()),
+                Err(refused @ StoreError::Refused(_)) => return Err(refused),
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(error) => warn!(%error, "waiting for the database"),
+            }
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    /// Starts the tasks that work on what waits. They end at `stop`, each after the call it is in.
+    pub fn spawn(
+        self: &Arc<Self>,
+        writers: usize,
+        readers: usize,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
+        for _ in 0..writers.max(1) {
+            let (engine, stop) = (self.clone(), stop.clone());
+            tasks.spawn(async move { engine.commit_until(&stop).await });
+        }
+        for _ in 0..readers.max(1) {
+            let (engine, stop) = (self.clone(), stop.clone());
+            tasks.spawn(async move { engine.read_until(&stop).await });
+        }
+        let (engine, token) = (self.clone(), stop.clone());
+        tasks.spawn(async move { engine.keep_promises_until(&token).await });
+        let (engine, token) = (self.clone(), stop.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = token.cancelled() => {}
+                () = engine.reopen_when_lost() => {}
+            }
+        });
+    }
+
+    /// Refuses all that waits and all that comes, lets calls end, and closes the store.
+    pub async fn close(&self) {
+        self.with(Replica::close);
+        self.open.send_replace(false);
+        let _alone = self.gate.write().await;
+        self.store.close().await;
+        self.metrics.connected.set(0.0);
+    }
+
+    /// Does something with the replica under its lock, then hands out answers and work.
+    fn with<R>(&self, f: impl FnOnce(&mut Replica) -> R) -> R {
+        let (result, answers, work) = {
+            let mut replica = self.replica.lock();
+            let result = f(&mut replica);
+            (result, replica.take_answers(), replica.work())
+        };
+        // A permit that nobody needed costs its taker one look under the lock.
+        if work.commit {
+            self.commits.notify_one();
+        }
+        if work.read {
+            self.reads.notify_one();
+        }
+        if work.promises {
+            self.promises.notify_one();
+        }
+        if work.reopen && self.open.send_if_modified(std::mem::take) {
+            self.metrics.connected.set(0.0);
+            self.lost.notify_one();
+        }
+        self.deliver(answers);
+        result
+    }
+
+    fn deliver(&self, mut answers: Vec<Answer>) {
+        if answers.is_empty() {
+            return;
+        }
+        self.metrics.answered(&answers, self.now_us());
+        if !answers.is_sorted_by_key(|answer| answer.ticket.caller) {
+            answers.sort_unstable_by_key(|answer| answer.ticket.caller);
+        }
+        let callers = self.callers.read();
+        let mut answers = answers.into_iter().map(|a| (a.ticket, a.reply)).peekable();
+        while let Some(caller) = answers.peek().map(|(ticket, _)| ticket.caller) {
+            let theirs = std::iter::from_fn(|| answers.next_if(|(ticket, _)| ticket.caller == caller));
+            match callers.get(&caller) {
+                Some(queue) => queue.push(theirs.map(|(ticket, reply)| (ticket.id, reply))),
+                // The stream is gone, and with it who wanted to know.
+                None => theirs.for_each(drop),
+            }
+        }
+    }
+
+    pub(crate) fn now_us(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
+    /// A new stream of requests. It is forgotten when the registration is dropped.
+    pub(crate) fn register(self: &Arc<Self>) -> Registration {
+        let caller = self.last_caller.fetch_add(1, Ordering::Relaxed) + 1;
+        let replies = Arc::new(ReplyQueue::default());
+        self.callers.write().insert(caller, replies.clone());
+        Registration { engine: self.clone(), caller, replies }
+    }
+
+    /// Hands requests in under one lock. Every one is answered exactly once, through its caller's reply queue.
+    pub(crate) fn submit(&self, arrivals: Vec<Arrival>) {
+        self.with(|replica| arrivals.into_iter().for_each(|arrival| replica.submit(arrival)));
+    }
+
+    async fn commit_until(&self, stop: &CancellationToken) {
+        loop {
+            let gate = self.gate.read().await;
+            let mut next = self.with(Replica::next_commit);
+            while let Some((id, batch)) = next {
+                self.metrics.commit_rows.record(batch.rows.len() as f64);
+                let began = Instant::now();
+                let outcome = self.store.commit(batch).await;
+                self.metrics.commit_seconds.record(began.elapsed());
+                self.note(&outcome);
+                next = self.with(|replica| {
+                    replica.on_commit(id, outcome);
+                    replica.next_commit()
+                });
+            }
+            drop(gate);
+            tokio::select! {
+                () = self.commits.notified() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn note(&self, outcome: &CommitOutcome) {
+        self.metrics.commit_ended(outcome);
+        match outcome {
+            CommitOutcome::Committed { journal_seq, .. } => {
+                self.journal_seq.fetch_max(*journal_seq, Ordering::Relaxed);
+            }
+            CommitOutcome::Aborted(error) => warn!(%error, "a group commit was rolled back"),
+            CommitOutcome::Unknown(error) => error!(%error, "the outcome of a group commit is unknown"),
+        }
+    }
+
+    async fn read_until(&self, stop: &CancellationToken) {
+        loop {
+            let gate = self.gate.read().await;
+            let mut next = self.with(Replica::next_read);
+            while let Some((id, keys)) = next {
+                let began = Instant::now();
+                let outcome = self.store.read(keys).await;
+                self.metrics.read_seconds.record(began.elapsed());
+                if let Err(error) = &outcome {
+                    warn!(%error, "a batch of reads failed");
+                }
+                next = self.with(|replica| {
+                    replica.on_read(id, outcome);
+                    replica.next_read()
+                });
+            }
+            drop(gate);
+            tokio::select! {
+                () = self.reads.notified() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn keep_promises_until(&self, stop: &CancellationToken) {
+        loop {
+            let gate = self.gate.read().await;
+            while let Some(promises) = self.with(Replica::next_promises) {
+                let outcome = self.store.keep_promises(promises).await;
+                if let Err(error) = &outcome {
+                    warn!(%error, "promises could not be kept");
+                }
+                self.with(|replica| replica.on_promises(outcome));
+            }
+            drop(gate);
+            tokio::select! {
+                () = self.promises.notified() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Opens the store again, for as long as it takes. A refusal is reported and tried again too: an operator may
+    /// mend it.
+    async fn reopen_when_lost(&self) {
+        loop {
+            self.lost.notified().await;
+            warn!("the store is lost; requests are refused until it is open again");
+            let mut backoff = reopen_backoff();
+            let mut reported = None;
+            while let Err(error) = self.open().await {
+                if reported.as_ref() == Some(&error) {
+                    debug!(%error, attempts = backoff.attempts(), "the store cannot be opened yet");
+                } else {
+                    warn!(%error, "the store cannot be opened");
+                    reported = Some(error);
+                }
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            self.metrics.reconnects.increment(1);
+        }
+    }
+
+    /// The gate, for a call outside the queues: fails at once where waiting for a reopening would hide it.
+    fn pass(&self) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
+        let gate = self.gate.try_read().ok().filter(|_| self.is_open());
+        gate.ok_or_else(|| StoreError::Unreachable("the store is being opened".to_owned()))
+    }
+
+    /// Proves that the database commits, and how long that took. Dropped half-way, it leaves the store's reserved
+    /// connection in the middle of a commit: poll it to its end.
+    pub async fn prove_commit(&self) -> Result<Duration, StoreError> {
+        let _gate = self.pass()?;
+        let began = Instant::now();
+        let outcome = self.store.prove_commit().await;
+        let took = began.elapsed();
+        self.with(|replica| {
+            replica.on_probe(outcome.is_ok());
+            if let Err(StoreError::Unreachable(_) | StoreError::Refused(_)) = outcome {
+                replica.lose();
+            }
+        });
+        outcome.map(|()| took)
+    }
+
+    pub(crate) async fn scan(
+        &self,
+        from: crate::store::ScanFrom,
+        options: crate::store::ScanOptions,
+    ) -> Result<Page, StoreError> {
+        let _gate = self.pass()?;
+        self.store.scan(from, options).await
+    }
+
+    pub(crate) async fn count(
+        &self,
+        partitions: Vec<tercet_common::PartitionId>,
+        now: tercet_common::UnixMillis,
+    ) -> Result<Count, StoreError> {
+        let _gate = self.pass()?;
+        self.store.count(partitions, now).await
+    }
+
+    /// Keeps a ring configuration, or answers the one that is held instead.
+    pub(crate) async fn configure(
+        &self,
+        sent: v1::RingConfiguration,
+    ) -> Result<v1::RingConfiguration, Refused> {
+        ring::membership(&sent, &self.cluster_id, &self.id)?;
+        let _one_at_a_time = self.configuring.lock().await;
+        let _gate = self.pass()?;
+        let bytes = prost::Message::encode_to_vec(&sent);
+        let held = ring::decode(&self.store.keep_ring(Epoch(sent.epoch), bytes).await?)?;
+        let membership = ring::membership(&held, &self.cluster_id, &self.id)?;
+        self.with(|replica| replica.set_membership(membership));
+        info!(epoch = held.epoch, members = held.members.len(), as_sent = held == sent, "ring configuration");
+        Ok(held)
+    }
+}
+
+/// Why a configuration was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error(transparent)]
+    Configuration(#[from] ConfigureError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// One stream's place in the engine.
+pub(crate) struct Registration {
+    engine: Arc<Engine>,
+    pub(crate) caller: u64,
+    pub(crate) replies: Arc<ReplyQueue>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.engine.callers.write().remove(&self.caller);
+    }
+}
+
+/// Quick at first, since most losses are restarts; then sparing a database that is in trouble.
+fn reopen_backoff() -> Backoff {
+    let policy = BackoffPolicy::new(Duration::from_millis(50), Duration::from_secs(5), 0.5);
+    policy.expect("constants in order").start(rand::random())
+}

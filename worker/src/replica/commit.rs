@@ -1,0 +1,247 @@
+//! Writes: put, replicate and flush, from their checks to the outcome of their commit.
+
+use tercet_common::{Ballot, PartitionId, Promise, Refusal, ReplicaReply, Row, VectorClock};
+
+use super::cache::detached;
+use super::reads::Asker;
+use super::writes::{FlushWrite, KeyWrite, Taken, Writer};
+use super::{Replica, Slot, Ticket, settled};
+use crate::store::{CommitBatch, CommitOutcome, RowOutcome, StoreError};
+
+/// Names a batch between [`Replica::next_commit`] and [`Replica::on_commit`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CommitId(u64);
+
+/// A transaction under way.
+pub(super) struct InFlight {
+    taken: Taken,
+    promises: Vec<(PartitionId, Promise)>,
+}
+
+/// What a flush counts for in the queue's bytes.
+const FLUSH_WEIGHT: usize = 128;
+
+impl Replica {
+    pub(super) fn put(&mut self, ticket: Ticket, slot: Slot, row: Row) -> Result<(), Refusal> {
+        let promise = row.ballot.promise();
+        self.check_promise(slot.partition, promise)?;
+        self.write(ticket, slot, row, promise)
+    }
+
+    /// Accepts a row and raises the promise to `promise`, which the caller has checked as far as it has to be.
+    pub(super) fn write(
+        &mut self,
+        ticket: Ticket,
+        slot: Slot,
+        row: Row,
+        promise: Promise,
+    ) -> Result<(), Refusal> {
+        if row.ballot == Ballot::ZERO || row.content.data_len() > self.limits.value_bytes_max {
+            return Err(Refusal::Invalid);
+        }
+        let weight = row.weight();
+        self.check_room(weight)?;
+        let partition = self.partition(slot);
+        if row.ballot <= partition.flush {
+            let reply = settled(row.ballot, partition.flush);
+            self.answer(ticket, reply);
+            return Ok(());
+        }
+        let below_floor = row.ballot <= partition.floor;
+        let known = if below_floor { self.cache.peek(&slot).map(Option::is_some) } else { Some(true) };
+        if known == Some(false) {
+            return Err(Refusal::Floor { floor: partition.floor });
+        }
+        let writer = self.accept(ticket, slot.partition, row.ballot, promise, weight);
+        if known.is_none() {
+            self.reads.push(slot, Asker::FloorCheck { writer, row });
+        } else {
+            self.queue_write(slot, row, writer);
+        }
+        Ok(())
+    }
+
+    pub(super) fn flush(
+        &mut self,
+        ticket: Ticket,
+        id: PartitionId,
+        ballot: Ballot,
+        clock: VectorClock,
+    ) -> Result<(), Refusal> {
+        self.check_promise(id, ballot.promise())?;
+        self.check_room(FLUSH_WEIGHT)?;
+        let held = self.partitions[id.index()].flush;
+        if ballot <= held {
+            self.answer(ticket, settled(ballot, held));
+            return Ok(());
+        }
+        let writer = self.accept(ticket, id, ballot, ballot.promise(), FLUSH_WEIGHT);
+        self.writes.push_flush(ballot, clock, writer);
+        Ok(())
+    }
+
+    fn check_room(&self, weight: usize) -> Result<(), Refusal> {
+        if self.read_only {
+            return Err(Refusal::Unavailable);
+        }
+        let bytes = self.writes.bytes();
+        let full = self.writes.len() >= self.limits.queue_len_max
+            || (bytes > 0 && bytes + weight > self.limits.queue_bytes_max);
+        if full { Err(Refusal::Busy) } else { Ok(()) }
+    }
+
+    /// From here on a prepare waits for this write.
+    fn accept(
+        &mut self,
+        ticket: Ticket,
+        id: PartitionId,
+        ballot: Ballot,
+        promise: Promise,
+        weight: usize,
+    ) -> Writer {
+        let partition = self.partition_mut(id);
+        partition.promise = partition.promise.max(promise);
+        let generation = partition.barrier.enter();
+        let writer = Writer { ticket, partition: id, ballot, generation, weight };
+        self.writes.accepted(&writer);
+        writer
+    }
+
+    pub(super) fn queue_write(&mut self, slot: Slot, row: Row, writer: Writer) {
+        if let Err(writer) = self.writes.push(slot, row, writer) {
+            self.end_write(writer, ReplicaReply::Refused(Refusal::KeyCollision));
+            self.release(slot.partition);
+        }
+    }
+
+    pub(super) fn refuse_waiting_writes(&mut self) {
+        let writers = self.writes.drain_waiting();
+        for writer in &writers {
+            self.end_write(*writer, ReplicaReply::Refused(Refusal::Unavailable));
+        }
+        for writer in &writers {
+            self.release(writer.partition);
+        }
+    }
+
+    /// The next transaction; `None` when nothing waits. Several may be under way. Call [`Self::on_commit`] when it
+    /// has ended.
+    pub fn next_commit(&mut self) -> Option<(CommitId, CommitBatch)> {
+        if !self.work().commit {
+            return None;
+        }
+        let taken = self.writes.take(self.limits.batch_rows_max, self.limits.batch_bytes_max);
+        let mut touched: Vec<_> = taken.partitions().collect();
+        touched.sort_unstable();
+        touched.dedup();
+        // Whatever was accepted under a promise is not durable without it.
+        let promises: Vec<_> = touched
+            .into_iter()
+            .map(|id| (id, &self.partitions[id.index()]))
+            .filter(|(_, partition)| partition.promise > partition.durable)
+            .map(|(id, partition)| (id, partition.promise))
+            .collect();
+        let batch = CommitBatch {
+            promises: promises.clone(),
+            flushes: taken.flushes.iter().map(|f| (f.partition, f.ballot, f.clock.clone())).collect(),
+            rows: taken.keys.iter().map(|write| write.row.clone()).collect(),
+        };
+        let id = CommitId(self.next_id());
+        self.commits.insert(id, InFlight { taken, promises });
+        Some((id, batch))
+    }
+
+    pub fn on_commit(&mut self, id: CommitId, outcome: CommitOutcome) {
+        let Some(InFlight { taken, promises }) = self.commits.remove(&id) else { return };
+        for partition in taken.partitions() {
+            self.partition_mut(partition).commits_ended += 1;
+        }
+        let mut touched: Vec<_> = taken.partitions().collect();
+        touched.dedup();
+        match outcome {
+            CommitOutcome::Committed { rows, .. } if rows.len() == taken.keys.len() => {
+                for (id, promise) in promises {
+                    let partition = self.partition_mut(id);
+                    partition.durable = partition.durable.max(promise);
+                }
+                taken.flushes.into_iter().for_each(|flush| self.flush_committed(flush));
+                for (write, outcome) in taken.keys.into_iter().zip(rows) {
+                    self.row_committed(write, outcome);
+                }
+            }
+            CommitOutcome::Aborted(error) => {
+                match error {
+                    // Those who wait would fail too, one batch after the other.
+                    StoreError::DiskFull(_) => {
+                        self.read_only = true;
+                        self.refuse_waiting_writes();
+                    }
+                    StoreError::Unreachable(_) | StoreError::Refused(_) => self.lose(),
+                    StoreError::Timeout(_) | StoreError::Failed(_) => {}
+                }
+                self.end_all(taken, ReplicaReply::Refused(Refusal::Unavailable));
+            }
+            // Closed first: a prepare that waits behind these writes must not be answered as if they had ended.
+            // (A commit whose outcomes do not match its rows says nothing either.)
+            CommitOutcome::Unknown(_) | CommitOutcome::Committed { .. } => {
+                self.lose();
+                self.end_all(taken, ReplicaReply::Unknown);
+            }
+        }
+        for partition in touched {
+            self.release(partition);
+        }
+    }
+
+    fn flush_committed(&mut self, flush: FlushWrite) {
+        let partition = self.partition_mut(flush.partition);
+        partition.flush = partition.flush.max(flush.ballot);
+        partition.learn(flush.ballot, &flush.clock);
+        let winner = partition.flush;
+        for writer in flush.writers {
+            self.end_write(writer, settled(writer.ballot, winner));
+        }
+    }
+
+    fn row_committed(&mut self, KeyWrite { slot, row, writers }: KeyWrite, outcome: RowOutcome) {
+        let winner = match outcome {
+            RowOutcome::Stored => {
+                self.partition_mut(slot.partition).learn(row.ballot, &row.clock);
+                if self.is_open() {
+                    self.cache.insert(slot, Some(detached(&row)));
+                }
+                Some(row.ballot)
+            }
+            RowOutcome::Superseded { ballot } => Some(ballot),
+            RowOutcome::KeyCollision => None,
+        };
+        if winner != Some(row.ballot) {
+            // Rare, and cheaper than to reason about whether the cache knows what the database has.
+            self.cache.remove(&slot);
+        }
+        for writer in writers {
+            let reply = match winner {
+                Some(winner) => settled(writer.ballot, winner),
+                None => ReplicaReply::Refused(Refusal::KeyCollision),
+            };
+            self.end_write(writer, reply);
+        }
+        self.writes.landed(&slot);
+    }
+
+    fn end_all(&mut self, taken: Taken, reply: ReplicaReply) {
+        for flush in taken.flushes {
+            flush.writers.into_iter().for_each(|writer| self.end_write(writer, reply.clone()));
+        }
+        for write in taken.keys {
+            write.writers.into_iter().for_each(|writer| self.end_write(writer, reply.clone()));
+            self.writes.landed(&write.slot);
+        }
+    }
+}
+
+impl Taken {
+    fn partitions(&self) -> impl Iterator<Item = PartitionId> {
+        self.keys.iter().map(|write| write.slot.partition).chain(self.flushes.iter().map(|f| f.partition))
+    }
+}

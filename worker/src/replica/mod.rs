@@ -1,0 +1,395 @@
+//! The rules of a replica: what a worker may accept, when it may answer, and what.
+//!
+//! Nothing here waits, reads a clock or touches a socket. A driver feeds requests and the outcomes of database calls
+//! in, asks for the next call to make, and takes the answers out; so a simulation can drive exactly this code.
+//!
+//! ```text
+//!   submit ──▶ ┌─────────┐ ──▶ next_commit    ─▶ database ─▶ on_commit
+//!              │ Replica │ ──▶ next_read      ─▶ database ─▶ on_read
+//!   answers ◀─ └─────────┘ ──▶ next_promises  ─▶ database ─▶ on_promises
+//! ```
+//!
+//! The golden rule: *refused* means not applied, and never will be; *stored* means durable; everything else is
+//! *unknown*. From it, and from the register protocol (CASPaxos, Rystsov, arXiv 1802.07000, with the promise held per
+//! partition):
+//!
+//! - A promise binds from its arrival. It is answered once it is durable **and** every write that was accepted before
+//!   it has ended; otherwise a write that passed its check would commit behind it.
+//! - A write raises the promise to its own term, in the same transaction.
+//! - The cache changes only after COMMIT, and a read fills it only if no commit ended in its partition meanwhile.
+//! - A commit without an outcome closes the replica: nothing is answered until the store was opened again, which
+//!   ends whatever was still under way.
+//!
+//! Example: `a@1.1.7` waits for its commit when `prepare(term 2)` arrives. From now on term 1 is refused. When `a` is
+//! committed and the promise is durable, the prepare is answered with a vector that includes `a`.
+
+mod barrier;
+mod cache;
+mod commit;
+mod partition;
+mod promise;
+mod read;
+mod reads;
+#[cfg(test)]
+mod tests;
+mod writes;
+
+use hashbrown::HashMap;
+use tercet_common::{
+    Ballot, Epoch, Key, KeyHash, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest,
+};
+
+use self::cache::RowCache;
+pub use self::commit::CommitId;
+use self::partition::Partition;
+pub use self::read::ReadId;
+use self::reads::{LookUp, ReadQueue};
+use self::writes::{WriteQueue, Writer};
+use crate::store::PartitionRecord;
+
+/// Bounds of a replica.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Writes that are accepted and not ended: number and bytes. One write alone may be larger.
+    pub queue_len_max: usize,
+    pub queue_bytes_max: usize,
+    pub cache_bytes: usize,
+    pub value_bytes_max: usize,
+    /// Rows of one transaction, and their bytes (one row alone may be larger).
+    pub batch_rows_max: usize,
+    pub batch_bytes_max: usize,
+}
+
+/// What a request asks for; a label of metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Op {
+    Put,
+    Get,
+    GetForWrite,
+    Prepare,
+    Replicate,
+    Flush,
+}
+
+impl Op {
+    pub const ALL: [Self; 6] =
+        [Self::Put, Self::Get, Self::GetForWrite, Self::Prepare, Self::Replicate, Self::Flush];
+
+    fn of(request: &ReplicaRequest) -> Self {
+        match request {
+            ReplicaRequest::Put { .. } => Self::Put,
+            ReplicaRequest::Get { .. } => Self::Get,
+            ReplicaRequest::GetForWrite { .. } => Self::GetForWrite,
+            ReplicaRequest::Prepare { .. } => Self::Prepare,
+            ReplicaRequest::Replicate { .. } => Self::Replicate,
+            ReplicaRequest::Flush { .. } => Self::Flush,
+        }
+    }
+
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::GetForWrite => "get_for_write",
+            Self::Prepare => "prepare",
+            Self::Replicate => "replicate",
+            Self::Flush => "flush",
+        }
+    }
+}
+
+/// Whose request it is, echoed with the answer. The replica only compares tickets.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Ticket {
+    pub caller: u64,
+    pub id: u64,
+    pub op: Op,
+    /// When it arrived, in microseconds on the driver's clock.
+    pub arrived_us: u64,
+}
+
+/// A request with what is derived from its key, computed outside of any lock.
+#[derive(Debug)]
+pub struct Arrival {
+    ticket: Ticket,
+    slot: Slot,
+    request: ReplicaRequest,
+}
+
+impl Arrival {
+    pub fn new(caller: u64, id: u64, arrived_us: u64, request: ReplicaRequest) -> Self {
+        let slot = match &request {
+            ReplicaRequest::Put { row } | ReplicaRequest::Replicate { row, .. } => Slot::of(&row.key),
+            ReplicaRequest::Get { key, .. } | ReplicaRequest::GetForWrite { key, .. } => Slot::of(key),
+            ReplicaRequest::Prepare { partition, .. } | ReplicaRequest::Flush { partition, .. } => {
+                Slot { partition: *partition, hash: KeyHash([0; 16]) }
+            }
+        };
+        Self { ticket: Ticket { caller, id, op: Op::of(&request), arrived_us }, slot, request }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    pub ticket: Ticket,
+    pub reply: ReplicaReply,
+}
+
+/// A key's place in the database. Ordered as batches are sorted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+struct Slot {
+    partition: PartitionId,
+    hash: KeyHash,
+}
+
+impl Slot {
+    fn of(key: &Key) -> Self {
+        Self { partition: key.partition(), hash: key.hash() }
+    }
+}
+
+/// Which partitions this worker is a replica of. Before the first configuration: all.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Membership(Option<Box<[bool]>>);
+
+impl Membership {
+    pub fn from_fn(is_member: impl Fn(PartitionId) -> bool) -> Self {
+        Self(Some(PartitionId::all().map(is_member).collect()))
+    }
+
+    pub fn contains(&self, partition: PartitionId) -> bool {
+        self.0.as_ref().is_none_or(|members| members[partition.index()])
+    }
+}
+
+/// What the driver may ask for now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Work {
+    pub commit: bool,
+    pub read: bool,
+    pub promises: bool,
+    /// The store is lost: open it again once every call has ended.
+    pub reopen: bool,
+}
+
+/// Numbers for metrics and heartbeats.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    pub waiting_writes: usize,
+    pub waiting_reads: usize,
+    pub cache_hits: u64,
+    pub cache_misses: u64,
+    pub cache_bytes: usize,
+    pub cache_rows: usize,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Not opened yet, or closed for good.
+    Closed,
+    Open,
+    Lost,
+}
+
+/// See the module.
+pub struct Replica {
+    limits: Limits,
+    phase: Phase,
+    /// The disk is full: writes are refused until a probe commits.
+    read_only: bool,
+    membership: Membership,
+    partitions: Vec<Partition>,
+    writes: WriteQueue,
+    commits: HashMap<CommitId, commit::InFlight>,
+    reads: ReadQueue,
+    looking_up: HashMap<ReadId, Vec<LookUp>>,
+    /// Partitions whose promise is above the durable one and waited for.
+    unkept: Vec<PartitionId>,
+    /// The promises being persisted, one call at a time.
+    keeping: Option<Vec<(PartitionId, Promise)>>,
+    /// Prepares, and reads that had to prepare, that are not answered.
+    waiting_promises: usize,
+    cache: RowCache,
+    cache_hits: u64,
+    cache_misses: u64,
+    last_id: u64,
+    answers: Vec<Answer>,
+}
+
+impl Replica {
+    /// Closed: refuses everything until [`Self::open`].
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            phase: Phase::Closed,
+            read_only: false,
+            membership: Membership::default(),
+            partitions: PartitionId::all().map(|_| Partition::default()).collect(),
+            writes: WriteQueue::default(),
+            commits: HashMap::new(),
+            reads: ReadQueue::default(),
+            looking_up: HashMap::new(),
+            unkept: Vec::new(),
+            keeping: None,
+            waiting_promises: 0,
+            cache: RowCache::new(limits.cache_bytes),
+            cache_hits: 0,
+            cache_misses: 0,
+            last_id: 0,
+            answers: Vec::new(),
+        }
+    }
+
+    /// Takes what the store loaded, by partition index, and begins to answer. No call to the store may be under way.
+    /// A promise in memory is joined with the loaded one, never lowered.
+    pub fn open(&mut self, loaded: Vec<PartitionRecord>) {
+        debug_assert!(self.commits.is_empty() && self.looking_up.is_empty() && self.keeping.is_none());
+        debug_assert!(self.partitions.iter().all(|p| p.barrier.is_idle() && p.waiting.is_empty()));
+        debug_assert_eq!(loaded.len(), self.partitions.len());
+        for (partition, record) in self.partitions.iter_mut().zip(loaded) {
+            partition.load(record);
+        }
+        self.cache.clear();
+        self.read_only = false;
+        self.phase = Phase::Open;
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// The store is gone. What waits is refused; what is under way is answered by its own outcome.
+    pub fn lose(&mut self) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Lost;
+            self.refuse_all_waiting();
+        }
+    }
+
+    /// Refuses what waits, and all that comes, for good.
+    pub fn close(&mut self) {
+        self.phase = Phase::Closed;
+        self.refuse_all_waiting();
+    }
+
+    /// Promises first: nobody may be answered because the writes that held him back were refused here.
+    fn refuse_all_waiting(&mut self) {
+        self.refuse_waiting_promises();
+        self.refuse_waiting_writes();
+        for asker in self.reads.drain() {
+            self.refuse_asker(asker, Refusal::Unavailable);
+        }
+    }
+
+    pub fn set_membership(&mut self, membership: Membership) {
+        self.membership = membership;
+    }
+
+    /// What became of a probing commit. A success ends read-only.
+    pub fn on_probe(&mut self, committed: bool) {
+        self.read_only &= !committed;
+    }
+
+    /// Takes the answers that are ready. Their order means nothing.
+    pub fn take_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
+    }
+
+    pub fn work(&self) -> Work {
+        let open = self.is_open();
+        Work {
+            commit: open && self.writes.is_ready(),
+            read: open && self.reads.len() > 0,
+            promises: open && self.keeping.is_none() && !self.unkept.is_empty(),
+            reopen: self.phase == Phase::Lost,
+        }
+    }
+
+    pub fn stats(&self) -> Stats {
+        Stats {
+            waiting_writes: self.writes.len(),
+            waiting_reads: self.reads.len(),
+            cache_hits: self.cache_hits,
+            cache_misses: self.cache_misses,
+            cache_bytes: self.cache.bytes(),
+            cache_rows: self.cache.len(),
+            read_only: self.read_only,
+        }
+    }
+
+    /// Decides a request at once or queues it. Every request gets exactly one answer.
+    pub fn submit(&mut self, arrival: Arrival) {
+        let ticket = arrival.ticket;
+        if let Err(refusal) = self.admit(arrival) {
+            self.answer(ticket, ReplicaReply::Refused(refusal));
+        }
+    }
+
+    /// `Err` is the answer; after `Ok` it is given or will be.
+    fn admit(&mut self, Arrival { ticket, slot, request }: Arrival) -> Result<(), Refusal> {
+        if !self.is_open() {
+            return Err(Refusal::Unavailable);
+        }
+        if !self.membership.contains(slot.partition) {
+            return Err(Refusal::NotMember);
+        }
+        let current = self.partition(slot).promise.epoch;
+        if request.epoch() < current {
+            return Err(Refusal::Epoch { current });
+        }
+        match request {
+            ReplicaRequest::Prepare { promise, .. } => self.prepare(ticket, slot.partition, promise),
+            ReplicaRequest::GetForWrite { promise, key } => self.get_for_write(ticket, slot, promise, key),
+            ReplicaRequest::Get { epoch, key, digest } => self.get(ticket, slot, epoch, key, digest),
+            ReplicaRequest::Put { row } => self.put(ticket, slot, row),
+            ReplicaRequest::Replicate { row, chosen: true, epoch } => {
+                if row.ballot.epoch > epoch {
+                    return Err(Refusal::Invalid);
+                }
+                self.write(ticket, slot, row, fence(epoch))
+            }
+            ReplicaRequest::Replicate { row, chosen: false, .. } => self.put(ticket, slot, row),
+            ReplicaRequest::Flush { ballot, clock, .. } => self.flush(ticket, slot.partition, ballot, clock),
+        }
+    }
+
+    fn partition(&self, slot: Slot) -> &Partition {
+        &self.partitions[slot.partition.index()]
+    }
+
+    fn partition_mut(&mut self, partition: PartitionId) -> &mut Partition {
+        &mut self.partitions[partition.index()]
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn answer(&mut self, ticket: Ticket, reply: ReplicaReply) {
+        self.answers.push(Answer { ticket, reply });
+    }
+
+    /// Ends an accepted write: with this it no longer holds back those who wait for it.
+    fn end_write(&mut self, writer: Writer, reply: ReplicaReply) {
+        self.writes.ended(&writer);
+        self.partition_mut(writer.partition).barrier.leave(writer.generation);
+        self.answer(writer.ticket, reply);
+    }
+}
+
+/// The least promise of an epoch: below every term's, above all of earlier epochs. This is how an epoch is held that
+/// was seen in a request that claims no term.
+fn fence(epoch: Epoch) -> Promise {
+    Promise { epoch, ..Promise::ZERO }
+}
+
+/// The answer to a write at `ballot` when `winner`, at or above it, is what is durable.
+fn settled(ballot: Ballot, winner: Ballot) -> ReplicaReply {
+    if ballot.promise() == winner.promise() {
+        ReplicaReply::Stored
+    } else {
+        ReplicaReply::Refused(Refusal::Superseded { ballot: winner })
+    }
+}
