@@ -70,7 +70,8 @@ impl TestPostgres {
             panic!("these tests need PostgreSQL's server programs (initdb, postgres): install `postgresql`")
         });
         let user = unprivileged_user();
-        let top = tempfile::Builder::new().prefix("tercet-pg").tempdir_in("/tmp").expect("a directory in /tmp");
+        let top =
+            tempfile::Builder::new().prefix("tercet-pg").tempdir_in("/tmp").expect("a directory in /tmp");
         if let Some(user) = &user {
             chown(top.path(), Some(user.uid), Some(user.gid)).expect("root may give a directory away");
         }
@@ -103,7 +104,8 @@ impl TestPostgres {
     /// Kills the postmaster outright and every process of its with it, as a power cut would.
     pub fn kill(&mut self) {
         let pid_file = std::fs::read_to_string(self.data().join("postmaster.pid")).expect("a running server");
-        let pid = pid_file.lines().next().and_then(|line| line.parse().ok()).expect("the pid is the first line");
+        let pid =
+            pid_file.lines().next().and_then(|line| line.parse().ok()).expect("the pid is the first line");
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the postmaster is ours");
         std::fs::write(self.top.path().join("keep"), "").expect("the directory is ours");
         self.supervisor = None;
@@ -201,7 +203,11 @@ fn find_binaries() -> Option<PathBuf> {
     packaged.sort();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let complete = |dir: &PathBuf| dir.join("initdb").is_file() && dir.join("postgres").is_file();
-    configured.into_iter().chain(packaged.into_iter().rev()).chain(std::env::split_paths(&path)).find(complete)
+    configured
+        .into_iter()
+        .chain(packaged.into_iter().rev())
+        .chain(std::env::split_paths(&path))
+        .find(complete)
 }
 
 /// Runs one statement. A thread and runtime of its own, because callers are inside runtimes that may not block.
@@ -209,7 +215,8 @@ fn on_own_runtime(connection_string: String, sql: String) {
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let (client, connection) = tokio_postgres::connect(&connection_string, NoTls).await.expect("connects");
+            let (client, connection) =
+                tokio_postgres::connect(&connection_string, NoTls).await.expect("connects");
             let connection = tokio::spawn(connection);
             client.batch_execute(&sql).await.expect("a statement that cannot fail");
             drop(client);

@@ -148,10 +148,12 @@ mod tests {
     }
 
     fn advance() -> impl Strategy<Value = Advance> {
-        (0..tercet_common::PARTITIONS, any::<[u64; 4]>(), clock()).prop_map(|(p, [epoch, n, i, seq], vector)| {
-            let promise = Promise { epoch: Epoch(epoch), term: Term { n, incarnation: Incarnation(i) } };
-            Advance { partition: PartitionId::new(p).unwrap(), highest: promise.ballot(seq), vector }
-        })
+        (0..tercet_common::PARTITIONS, any::<[u64; 4]>(), clock()).prop_map(
+            |(p, [epoch, n, i, seq], vector)| {
+                let promise = Promise { epoch: Epoch(epoch), term: Term { n, incarnation: Incarnation(i) } };
+                Advance { partition: PartitionId::new(p).unwrap(), highest: promise.ballot(seq), vector }
+            },
+        )
     }
 
     proptest! {

@@ -181,7 +181,11 @@ mod tests {
         let (second, second_advances) = ledger.begin(&batch([2]));
         ledger.committed(second, &second_advances);
         let checkpoint = ledger.checkpoint();
-        assert_eq!((checkpoint.seq, checkpoint.partitions.len()), (0, 1), "more than it stands for does no harm");
+        assert_eq!(
+            (checkpoint.seq, checkpoint.partitions.len()),
+            (0, 1),
+            "more than it stands for does no harm"
+        );
         ledger.checkpointed(&checkpoint);
         assert_eq!(ledger.since_checkpoint(), 0);
         ledger.committed(first, &first_advances);

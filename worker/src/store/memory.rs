@@ -15,8 +15,8 @@ use tercet_common::{Ballot, Content, Epoch, KeyHash, PARTITIONS, PartitionId, Pr
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionRecord, RowOutcome, ScanFrom, ScanOptions,
-    Store, StoreError,
+    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionRecord, RowOutcome, ScanFrom,
+    ScanOptions, Store, StoreError,
 };
 
 /// What happens to one commit instead of its usual end.
@@ -270,7 +270,8 @@ impl MemoryStore {
     }
 
     fn begin(&self, batch: CommitBatch) -> Result<Begun, StoreError> {
-        if batch.rows.iter().any(|row| !storable(row.ballot)) || batch.flushes.iter().any(|f| !storable(f.1)) {
+        if batch.rows.iter().any(|row| !storable(row.ballot)) || batch.flushes.iter().any(|f| !storable(f.1))
+        {
             return Err(StoreError::Failed("a number does not fit 63 bits".to_owned()));
         }
         self.with(|data| {
@@ -392,7 +393,9 @@ impl Store for MemoryStore {
         Box::pin(async move {
             self.with(|data| {
                 let wanted = |row: &&Row| {
-                    partitions.contains(&row.key.partition()) && row.content.is_live(now) && !data.flushed(row)
+                    partitions.contains(&row.key.partition())
+                        && row.content.is_live(now)
+                        && !data.flushed(row)
                 };
                 let mut count = Count::default();
                 for row in data.rows.values().filter(wanted) {
@@ -474,7 +477,8 @@ mod tests {
         let store = disk.store();
         store.open().await.unwrap();
         disk.hold_commits(true);
-        let commits = join(store.commit(batch([row("k", 1, "old")])), store.commit(batch([row("k", 2, "new")])));
+        let commits =
+            join(store.commit(batch([row("k", 1, "old")])), store.commit(batch([row("k", 2, "new")])));
         let release = async {
             disk.wait_held(2).await;
             assert!(disk.release(2) && disk.release(1) && !disk.release(1));

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, join_all};
 use tercet_common::{
-    Ballot, Content, Epoch, Incarnation, Key, KeyHash, PartitionId, Promise, Row, Term, UnixMillis, VectorClock,
+    Ballot, Content, Epoch, Incarnation, Key, KeyHash, PartitionId, Promise, Row, Term, UnixMillis,
+    VectorClock,
 };
 
 use super::{
@@ -243,7 +244,11 @@ pub(crate) async fn a_flush_hides_what_is_below_it(fixture: &dyn Fixture) {
     let mut keys: Vec<_> = all_pages(&*store, everything()).await.into_iter().map(|row| row.key).collect();
     keys.sort();
     assert_eq!(keys, [row("{t}above", 0, "").key, row("{t}at", 0, "").key]);
-    assert_eq!(read_one(&*store, "{t}below").await, Some(row("{t}below", 4, "v")), "reads say what is stored");
+    assert_eq!(
+        read_one(&*store, "{t}below").await,
+        Some(row("{t}below", 4, "v")),
+        "reads say what is stored"
+    );
     assert_eq!(store.open().await.unwrap().partitions[partition.index()].flush, ballot(5));
 }
 
@@ -296,7 +301,11 @@ pub(crate) async fn pages_follow_the_order_and_miss_nothing(fixture: &dyn Fixtur
     assert_eq!(page(&*store, (first, START), inner).await, Page { rows: expected, next: None });
     let rest: Vec<_> = rows.iter().filter(|row| row.key.partition() == last).cloned().collect();
     assert_eq!(page(&*store, (last, START), everything()).await.rows, rest);
-    assert_eq!(page(&*store, place(&rows[30]), everything()).await.rows, rows[30..], "from a row, that row first");
+    assert_eq!(
+        page(&*store, place(&rows[30]), everything()).await.rows,
+        rows[30..],
+        "from a row, that row first"
+    );
 }
 
 pub(crate) async fn a_page_is_bounded_in_bytes(fixture: &dyn Fixture) {
@@ -316,7 +325,8 @@ pub(crate) async fn a_page_is_bounded_in_bytes(fixture: &dyn Fixture) {
 pub(crate) async fn a_page_may_leave_out_data_and_tombstones(fixture: &dyn Fixture) {
     let (store, _) = opened(fixture).await;
     put(&*store, [row("{t}live", 1, "value"), tombstone("{t}dead", 2)]).await;
-    let bare = all_pages(&*store, ScanOptions { with_data: false, with_tombstones: false, ..everything() }).await;
+    let bare =
+        all_pages(&*store, ScanOptions { with_data: false, with_tombstones: false, ..everything() }).await;
     assert_eq!(bare, [row("{t}live", 1, "")]);
     assert_eq!(all_pages(&*store, everything()).await.len(), 2);
     let many: Vec<_> = (0..3_000).map(|i| tombstone(&format!("{{t}}{i}"), 3)).collect();

@@ -5,7 +5,8 @@
 
 use bytes::{Bytes, BytesMut};
 use tercet_common::{
-    Ballot, Content, DataType, Epoch, Incarnation, Key, PartitionId, Promise, Row, Term, UnixMillis, VectorClock,
+    Ballot, Content, DataType, Epoch, Incarnation, Key, PartitionId, Promise, Row, Term, UnixMillis,
+    VectorClock,
 };
 use tokio_postgres::Row as Stored;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -71,7 +72,8 @@ pub(super) fn ballot_at(row: &Stored, column: usize) -> Result<Ballot, StoreErro
 }
 
 /// The columns of a whole row, in the order that [`row_at`] expects. `e` is the entry.
-pub(super) const ROW_COLUMNS: &str = "e.epoch, e.n, e.incarnation, e.seq, e.key, e.clock, e.kind, e.expires_at";
+pub(super) const ROW_COLUMNS: &str =
+    "e.epoch, e.n, e.incarnation, e.seq, e.key, e.clock, e.kind, e.expires_at";
 
 /// A row from the columns of [`ROW_COLUMNS`], beginning at `column`, and its value.
 pub(super) fn row_at(row: &Stored, column: usize, value: Option<&[u8]>) -> Result<Row, StoreError> {

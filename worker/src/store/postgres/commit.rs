@@ -69,7 +69,15 @@ pub(super) fn raise_partitions(first: usize) -> String {
            promised = GREATEST(p.promised, excluded.promised), \
            flush = GREATEST(p.flush, excluded.flush), \
            flush_clock = CASE WHEN excluded.flush > p.flush THEN excluded.flush_clock ELSE p.flush_clock END",
-        p(0), p(1), p(2), p(3), p(4), p(5), p(6), p(7), p(8)
+        p(0),
+        p(1),
+        p(2),
+        p(3),
+        p(4),
+        p(5),
+        p(6),
+        p(7),
+        p(8)
     )
 }
 
@@ -128,7 +136,10 @@ async fn run(session: &Session, batch: &CommitBatch) -> Result<CommitOutcome, St
     };
     let journal_seq = flight.committed();
     let Some(written) = written else {
-        return Ok(CommitOutcome::Committed { journal_seq, rows: vec![RowOutcome::Stored; batch.rows.len()] });
+        return Ok(CommitOutcome::Committed {
+            journal_seq,
+            rows: vec![RowOutcome::Stored; batch.rows.len()],
+        });
     };
     Ok(match outcomes(session, &client, &batch.rows, &rows, written.into_iter().collect()).await {
         Ok(rows) => CommitOutcome::Committed { journal_seq, rows },

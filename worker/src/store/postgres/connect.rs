@@ -184,10 +184,7 @@ struct Connector {
 }
 
 impl Connect for Connector {
-    fn connect(
-        &self,
-        _: &tokio_postgres::Config,
-    ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
+    fn connect(&self, _: &tokio_postgres::Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
         Box::pin(async {
             let (client, driver) = connect(&self.target, |reason| {
                 if let Some(error) = reason {

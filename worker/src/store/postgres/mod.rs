@@ -144,7 +144,8 @@ impl PostgresStore {
             }
         };
         let connected = tokio::time::timeout(target.connect_timeout * 2, connect(target, on_end)).await;
-        let connected = connected.map_err(|_| StoreError::Unreachable("connecting took too long".to_owned()))?;
+        let connected =
+            connected.map_err(|_| StoreError::Unreachable("connecting took too long".to_owned()))?;
         let (mut control, control_driver) = connected.map_err(|e| connect_error(&e))?;
 
         open::check_server(&control, patience).await?;
@@ -156,9 +157,7 @@ impl PostgresStore {
         open::end_other_backends(&control, patience).await?;
         let (loaded, ledger) = open::load(&control, patience).await?;
 
-        let connections = |role, size| {
-            Connections::new(target, role, size, generation, &lost, &self.metrics)
-        };
+        let connections = |role, size| Connections::new(target, role, size, generation, &lost, &self.metrics);
         let session = Arc::new(Session {
             statements: within(patience, ControlStatements::prepare(&control)).await?,
             control,

@@ -43,7 +43,8 @@ pub(super) async fn check_server(client: &Client, patience: Duration) -> Result<
          current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'), \
          pg_is_in_recovery()";
     let row = within(patience, client.query_one(SETTINGS, &[])).await?;
-    let refuse = |reason: String| Err(StoreError::Refused(format!("the database must not be used: {reason}")));
+    let refuse =
+        |reason: String| Err(StoreError::Refused(format!("the database must not be used: {reason}")));
     if row.get::<_, i32>(0) < SERVER_VERSION_MIN {
         return refuse(format!("PostgreSQL {} is older than 13", row.get::<_, &str>(1)));
     }
@@ -62,7 +63,11 @@ pub(super) async fn check_server(client: &Client, patience: Duration) -> Result<
 
 /// Takes the lock, which is held until the connection ends. A crashed predecessor's backend goes once PostgreSQL sees
 /// its socket closed, so another holder gets `lock_patience` to go.
-pub(super) async fn lock(client: &Client, target: &Target, lock_patience: Duration) -> Result<(), StoreError> {
+pub(super) async fn lock(
+    client: &Client,
+    target: &Target,
+    lock_patience: Duration,
+) -> Result<(), StoreError> {
     const HOLDER: &str = "SELECT a.pid, a.application_name FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) \
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
          AND (l.classid::bigint << 32 | l.objid::bigint) = $1 AND a.datname = current_database()";
@@ -117,7 +122,8 @@ pub(super) async fn migrate(client: &mut Client, patience: Duration) -> Result<(
     runner.set_migration_table_name("tercet.schema_history");
     let known = runner.get_migrations().iter().map(|m| m.version()).max().unwrap_or_default();
 
-    let exists = "SELECT to_regnamespace('tercet') IS NOT NULL, to_regclass('tercet.schema_history') IS NOT NULL";
+    let exists =
+        "SELECT to_regnamespace('tercet') IS NOT NULL, to_regclass('tercet.schema_history') IS NOT NULL";
     let exists = within(patience, client.query_one(exists, &[])).await?;
     if !exists.get::<_, bool>(0) {
         within(patience, client.batch_execute("CREATE SCHEMA tercet")).await?;
@@ -159,7 +165,8 @@ pub(super) async fn start_generation(
     }
     let found = "SELECT worker_id, cluster_id, format_version FROM tercet.identity";
     let found = within(patience, client.query_one(found, &[])).await?;
-    let (worker, cluster, format) = (found.get::<_, &str>(0), found.get::<_, &str>(1), found.get::<_, i32>(2));
+    let (worker, cluster, format) =
+        (found.get::<_, &str>(0), found.get::<_, &str>(1), found.get::<_, i32>(2));
     Err(StoreError::Refused(format!(
         "the database belongs to worker `{worker}` of cluster `{cluster}` (format version {format}), \
          this is worker `{}` of cluster `{}` (format version {FORMAT_VERSION})",
@@ -185,7 +192,10 @@ pub(super) async fn load(client: &Client, patience: Duration) -> Result<(Loaded,
 
     let rows = within(patience, client.query(PARTITION_ROWS, &[])).await?;
     if rows.len() != usize::from(PARTITIONS) {
-        return Err(StoreError::Refused(format!("the database has {} partitions, not {PARTITIONS}", rows.len())));
+        return Err(StoreError::Refused(format!(
+            "the database has {} partitions, not {PARTITIONS}",
+            rows.len()
+        )));
     }
     let mut partitions = rows.iter().map(partition).collect::<Result<Vec<_>, _>>()?;
 

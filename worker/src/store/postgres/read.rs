@@ -21,8 +21,7 @@ const SCAN_ROWS_MAX: usize = 10_000;
 const EXAMINED_PER_ROW: usize = 4;
 const EXAMINED_MIN: usize = 1_000;
 
-const NOT_FLUSHED: &str =
-    "(e.epoch, e.n, e.incarnation, e.seq) >= ((p.flush).epoch, (p.flush).n, (p.flush).incarnation, (p.flush).seq)";
+const NOT_FLUSHED: &str = "(e.epoch, e.n, e.incarnation, e.seq) >= ((p.flush).epoch, (p.flush).n, (p.flush).incarnation, (p.flush).seq)";
 
 pub(super) async fn read(
     session: &Session,
@@ -54,7 +53,11 @@ pub(super) async fn read(
 /// One statement examines a bounded stretch, weighs the rows that are wanted, and sends values for those that fit. The
 /// weights come from lengths alone, which PostgreSQL knows without reading a large value. Its last row, wanted or not,
 /// may be one too many: it tells where the next page begins.
-pub(super) async fn scan(session: &Session, from: ScanFrom, options: ScanOptions) -> Result<Page, StoreError> {
+pub(super) async fn scan(
+    session: &Session,
+    from: ScanFrom,
+    options: ScanOptions,
+) -> Result<Page, StoreError> {
     let limit = options.limit.clamp(1, SCAN_ROWS_MAX);
     let examine = (limit * EXAMINED_PER_ROW).max(EXAMINED_MIN);
     let stretch = match options.expired_by {
@@ -116,7 +119,8 @@ pub(super) async fn scan(session: &Session, from: ScanFrom, options: ScanOptions
 
 fn place(stored: &Stored) -> Result<(PartitionId, KeyHash), StoreError> {
     let partition = PartitionId::new(stored.get::<_, i16>(1).cast_unsigned());
-    let partition = partition.ok_or_else(|| StoreError::Failed("a stored partition is out of range".to_owned()))?;
+    let partition =
+        partition.ok_or_else(|| StoreError::Failed("a stored partition is out of range".to_owned()))?;
     Ok((partition, KeyHash(stored.get::<_, HashColumn>(2).0)))
 }
 
@@ -137,7 +141,11 @@ pub(super) async fn count(
 }
 
 /// Runs a query, on another connection if the first one turns out to be dead: reading twice does no harm.
-async fn query(session: &Session, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Stored>, StoreError> {
+async fn query(
+    session: &Session,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Stored>, StoreError> {
     match query_once(session, sql, params).await {
         Err(StoreError::Unreachable(_)) => {
             session.lost.check()?;
