@@ -4,6 +4,15 @@
 //! routing of pipelines, metric labels, COMMAND and the documentation derive from it. The handler parses its
 //! arguments first and acts after, so a bad argument never has a side effect.
 
+mod access;
+pub mod bits;
+mod decimal;
+pub mod generic;
+pub mod string;
+#[cfg(test)]
+mod testing;
+mod ttl;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
@@ -91,9 +100,17 @@ pub struct SessionContext<'a> {
 pub enum Pending {
     Ready(Reply),
     Later(BoxFuture<'static, Result<Reply, CommandError>>),
+    /// Reads and then writes elsewhere, or looks at all keys: one submission per key does not put it in order with
+    /// its neighbours in a pipeline. Nothing is submitted before the first poll. The connection polls it once every
+    /// earlier command of the pipeline has been answered, and starts no later one before it has ended.
+    Alone(BoxFuture<'static, Result<Reply, CommandError>>),
 }
 
 impl Pending {
+    pub fn alone(future: impl Future<Output = Result<Reply, CommandError>> + Send + 'static) -> Self {
+        Self::Alone(Box::pin(future))
+    }
+
     pub fn later(future: impl Future<Output = Result<Reply, CommandError>> + Send + 'static) -> Self {
         Self::Later(Box::pin(future))
     }
