@@ -100,17 +100,9 @@ pub struct SessionContext<'a> {
 pub enum Pending {
     Ready(Reply),
     Later(BoxFuture<'static, Result<Reply, CommandError>>),
-    /// Reads and then writes elsewhere, or looks at all keys: one submission per key does not put it in order with
-    /// its neighbours in a pipeline. Nothing is submitted before the first poll. The connection polls it once every
-    /// earlier command of the pipeline has been answered, and starts no later one before it has ended.
-    Alone(BoxFuture<'static, Result<Reply, CommandError>>),
 }
 
 impl Pending {
-    pub fn alone(future: impl Future<Output = Result<Reply, CommandError>> + Send + 'static) -> Self {
-        Self::Alone(Box::pin(future))
-    }
-
     pub fn later(future: impl Future<Output = Result<Reply, CommandError>> + Send + 'static) -> Self {
         Self::Later(Box::pin(future))
     }

@@ -87,14 +87,16 @@ impl Gateway {
         let name = String::from_utf8_lossy(&command[0]).to_ascii_lowercase();
         let mut spec = find(&tables, &name).unwrap_or_else(|| panic!("no command {name}"));
         let mut args = command[1..].to_vec();
+        let mut full_name = name.clone();
         if matches!(spec.run, Handler::Container) {
             let sub = String::from_utf8_lossy(&args.remove(0)).to_ascii_lowercase();
             let subcommands: Vec<&Spec> = spec.subcommands.iter().collect();
             spec = find(&subcommands, &sub).unwrap_or_else(|| panic!("no subcommand {sub}"));
+            full_name = format!("{full_name}|{sub}");
         }
         let count = i16::try_from(command.len()).unwrap();
         if if spec.arity < 0 { count < -spec.arity } else { count != spec.arity } {
-            return Err(wrong_arity(spec.name));
+            return Err(wrong_arity(&full_name));
         }
         let Handler::Data(handler) = spec.run else { panic!("{name} is no data command") };
         handler(&self.coordinator, Args::new(spec.name, args))
@@ -103,7 +105,7 @@ impl Gateway {
     pub(super) fn finish(&self, pending: Result<Pending, CommandError>) -> Reply {
         let result = match pending {
             Ok(Pending::Ready(reply)) => Ok(reply),
-            Ok(Pending::Later(future) | Pending::Alone(future)) => self.runtime.block_on(future),
+            Ok(Pending::Later(future)) => self.runtime.block_on(future),
             Err(error) => Err(error),
         };
         result.unwrap_or_else(|error| Reply::Error(error.line().into_owned().into()))
@@ -133,7 +135,7 @@ pub(super) fn words(line: &str) -> Vec<Bytes> {
             Some(quoted) => unquote(quoted),
             None => {
                 let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
-                (rest[..end].as_bytes().to_vec(), &rest[end..])
+                (rest.as_bytes()[..end].to_vec(), &rest[end..])
             }
         };
         words.push(word.into());

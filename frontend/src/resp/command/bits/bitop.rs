@@ -66,9 +66,10 @@ fn run(coordinator: &Coordinator, mut args: Args) -> Result<Pending, CommandErro
     if operation == Operation::Not && sources.len() != 1 {
         return Err(CommandError::text("ERR BITOP NOT must be called with a single source key."));
     }
+    let reads: Vec<_> = sources.into_iter().map(|key| coordinator.get(key)).collect();
     let coordinator = coordinator.clone();
-    Ok(Pending::alone(async move {
-        let rows = all_reads(sources.into_iter().map(|key| coordinator.get(key)).collect()).await?;
+    Ok(Pending::later(async move {
+        let rows = all_reads(reads).await?;
         let sources = rows
             .iter()
             .map(|row| Ok(Stored::of(row.as_ref())?.map_or(Bytes::new(), |stored| stored.data)))

@@ -14,6 +14,8 @@ mod set;
 mod setex;
 mod setrange;
 
+pub(super) use set::{content, put};
+
 use super::{CommandError, Reply, Spec};
 
 /// The rows of this family.

@@ -35,14 +35,24 @@ fn run(coordinator: &Coordinator, mut args: Args) -> Result<Pending, CommandErro
 }
 
 /// Replaces the key whatever it holds. A deadline that has passed leaves no key.
-pub(super) fn put(coordinator: &Coordinator, key: Key, value: Bytes, deadline: Option<Deadline>) -> Pending {
+pub(in crate::resp::command) fn put(
+    coordinator: &Coordinator,
+    key: Key,
+    value: Bytes,
+    deadline: Option<Deadline>,
+) -> Pending {
     let written = coordinator.write(key, WriteLevel::Quorum, true, move |_, now| {
         (Change::Write(content(&value, deadline.map(|d| d.at(now)), now)), ())
     });
     Pending::later(async move { Ok(written.await.map(|_| Reply::OK)?) })
 }
 
-pub(super) fn content(value: &Bytes, expires_at: Option<UnixMillis>, now: UnixMillis) -> Content {
+/// The value, or a tombstone where its time has passed already.
+pub(in crate::resp::command) fn content(
+    value: &Bytes,
+    expires_at: Option<UnixMillis>,
+    now: UnixMillis,
+) -> Content {
     let content = Content::string(value.clone(), expires_at);
     if content.is_live(now) { content } else { Content::Tombstone }
 }
