@@ -1,5 +1,5 @@
-//! Holds `grafana/` and `deploy/prometheus/` to the metrics that are defined in `tercet_common::metrics`, and back: every
-//! metric that is exported is shown.
+//! Holds `grafana/` and `deploy/prometheus/` to the metrics that are defined in `tercet_common::metrics`, and
+//! back: every metric that is exported is shown.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 

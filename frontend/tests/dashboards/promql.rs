@@ -55,7 +55,8 @@ fn follows_a_function(token: &Token) -> bool {
     }
 }
 
-/// The tokens from an opening sign that comes first to its closing one, both included; none where another comes first.
+/// The tokens from an opening sign that comes first to its closing one, both included; none where another
+/// comes first.
 fn enclosed(tokens: &[Token], open: char, close: char) -> &[Token] {
     if tokens.first() != Some(&Token::Sign(open)) {
         return &[];
