@@ -1,10 +1,11 @@
 //! Who may ask: protected mode, the password, and what browsers must not be made to do.
 //!
-//! A store on `127.0.0.1` without a password is still within reach of every web page that its user opens. Three things
-//! keep pages out: there are no CORS headers, so a page cannot read answers of another origin; writes that a browser
-//! sends for another site are refused (Fetch Metadata, or else `Origin`); and a loopback listener answers only to an
-//! address or `localhost` in `Host`, so that a hostile name that resolves to 127.0.0.1 gains nothing (DNS rebinding).
-//! With a password none of that is needed, because no browser adds the Bearer token by itself.
+//! A store on `127.0.0.1` without a password is still within reach of every web page that its user opens.
+//! Three things keep pages out: there are no CORS headers, so a page cannot read answers of another origin;
+//! writes that a browser sends for another site are refused (Fetch Metadata, or else `Origin`); and a
+//! loopback listener answers only to an address or `localhost` in `Host`, so that a hostile name that
+//! resolves to 127.0.0.1 gains nothing (DNS rebinding). With a password none of that is needed, because no
+//! browser adds the Bearer token by itself.
 
 use std::net::IpAddr;
 
@@ -72,7 +73,8 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim_ascii())
 }
 
-/// Browsers send `Sec-Fetch-Site` to loopback addresses and `Origin` with every write; other clients send neither.
+/// Browsers send `Sec-Fetch-Site` to loopback addresses and `Origin` with every write; other clients send
+/// neither.
 fn is_cross_site(headers: &HeaderMap, host: Option<&str>) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         return site == "cross-site";

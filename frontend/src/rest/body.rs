@@ -61,8 +61,8 @@ pub(super) struct Received {
     pub(super) reserved: Reserved,
 }
 
-/// Reads a body of at most `bytes_max`. A declared length above that is refused before the first byte is read (and
-/// before `100 Continue` is sent); memory is reserved as bytes arrive, not as they are promised.
+/// Reads a body of at most `bytes_max`. A declared length above that is refused before the first byte is read
+/// (and before `100 Continue` is sent); memory is reserved as bytes arrive, not as they are promised.
 pub(super) async fn receive(
     mut body: Body,
     bytes_max: usize,

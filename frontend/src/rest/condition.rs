@@ -1,7 +1,8 @@
 //! ETags and conditional requests (RFC 9110, 8.8.3 and 13).
 //!
-//! A version's ETag is its ballot: opaque to clients, never used twice for one key. Writes hand their conditions to the
-//! coordinator, which judges them against the version that the write would replace, so nothing gets between.
+//! A version's ETag is its ballot: opaque to clients, never used twice for one key. Writes hand their
+//! conditions to the coordinator, which judges them against the version that the write would replace, so
+//! nothing gets between.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tercet_common::{Ballot, VectorClock};

@@ -6,27 +6,30 @@
 //!
 //! | Request | Answer |
 //! |---|---|
-//! | `POST`, `PUT /api/kv/{key}` | stores the body's bytes. `Stored successfully. {Synchronous Replicas: [w1, w2]}, {Asynchronous Replica: w3}` |
+//! | `POST`, `PUT /api/kv/{key}` | stores the body's bytes: `Stored successfully. {Synchronous Replicas: [w1, …` |
 //! | `GET /api/kv/{key}` | `Value: Hello (Source: w1)`, the value's bytes as they are; 404 |
-//! | `DELETE /api/kv/{key}` | `Deleted successfully. …`; 404 |
-//! | `GET /api/kv/workers` | `{"w1":{"address":"127.0.0.1","port":7380,"lastHeartbeat":1700000000000},…}`: alive and suspect workers |
-//! | `GET /api/kv/worker/{id}` | `{"key":"value",…}`: what the worker itself holds, streamed ([`listing`]) |
+//! | `DELETE /api/kv/{key}` | `Deleted successfully. {Synchronous …`; 404 |
+//! | `GET /api/kv/workers` | `{"w1":{"address":"127.0.0.1","port":7380,"lastHeartbeat":1700000000000},…}` |
+//! | `GET /api/kv/worker/{id}` | `{"key":"value",…}`: what the worker itself holds, streamed (`listing`) |
 //! | `GET /healthz`, `/readyz` | the process lives; every partition has a quorum (503 with reasons otherwise) |
 //! | `GET /metrics`, `/admin/status` | for Prometheus; the cluster as JSON |
 //! | `GET /`, `/problems`, `/problems/{name}` | what there is; the errors, explained |
 //!
-//! **Keys** are the path behind `/api/kv/`, percent-decoded once to bytes ([`path`]); slashes belong to the key, `+` is
-//! a plus sign. The target of a request is at most 65,534 bytes long, so longer keys (up to 64 KiB) need RESP. For `GET`
-//! alone `workers` and `worker/{id}` are taken. Keys of those names can be stored and deleted, and read where nothing on the
-//! way rewrites escapes: `/api/kv/%77orkers`, `/api/kv/worker%2Fw1`.
+//! **Keys** are the path behind `/api/kv/`, percent-decoded once to bytes (`path`); slashes belong to the
+//! key, `+` is a plus sign. The target of a request is at most 65,534 bytes long, so longer keys (up to 64
+//! KiB) need RESP. For `GET` alone `workers` and `worker/{id}` are taken. Keys of those names can be stored
+//! and deleted, and read where nothing on the way rewrites escapes: `/api/kv/%77orkers`,
+//! `/api/kv/worker%2Fw1`.
 //!
 //! **Versions.** Answers about a key carry its `ETag` and, in `X-Tercet-Clock`, its vector clock as
-//! `incarnation:counter,…`. `If-None-Match` gives 304 on `GET`; `If-Match` and `If-None-Match` on writes are judged in
-//! the coordinator against the version to be replaced, and give 412 ([`condition`]). `?ttl=SECONDS` on a write lets the
-//! value expire; `GET` then shows `X-Tercet-TTL` (seconds left) and `X-Tercet-Expires-At-Ms`.
+//! `incarnation:counter,…`. `If-None-Match` gives 304 on `GET`; `If-Match` and `If-None-Match` on writes are
+//! judged in the coordinator against the version to be replaced, and give 412 (`condition`). `?ttl=SECONDS`
+//! on a write lets the value expire; `GET` then shows `X-Tercet-TTL` (seconds left) and
+//! `X-Tercet-Expires-At-Ms`.
 //!
-//! **Errors** are problem documents of RFC 9457 ([`problem`]). A read that failed is 503, never 404; a write of unknown outcome
-//! is 504. **Access** is by Bearer password, see [`access`].
+//! **Errors** are problem documents of RFC 9457 (`problem`). A read that failed is 503, never 404; a write of
+//! unknown outcome is 504. **Access** is by Bearer password (`access`); without one, browsers are kept from
+//! writing for pages of other sites.
 //!
 //! # The way of a request
 //!
@@ -69,8 +72,8 @@ pub use self::server::serve;
 use crate::Config;
 use crate::coordinator::{Coordinator, OpError};
 
-/// How much longer than the coordinator a request waits, so that the coordinator's own, better informed answer at its
-/// deadline is the one that clients see.
+/// How much longer than the coordinator a request waits, so that the coordinator's own, better informed
+/// answer at its deadline is the one that clients see.
 const ANSWER_MARGIN: Duration = Duration::from_secs(1);
 
 /// What handlers share.

@@ -45,8 +45,8 @@ impl Endpoint {
     }
 }
 
-/// How a request ended, as the label `outcome` names it. A response carries it among its extensions; one without is
-/// [`Outcome::Ok`].
+/// How a request ended, as the label `outcome` names it. A response carries it among its extensions; one
+/// without is [`Outcome::Ok`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Ok,

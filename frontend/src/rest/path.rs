@@ -1,7 +1,7 @@
 //! From a request's target to a key.
 //!
-//! Keys are bytes, so the path is taken apart as it came: everything behind `/api/kv/`, slashes included, with `%XX`
-//! decoded once and `+` left alone.
+//! Keys are bytes, so the path is taken apart as it came: everything behind `/api/kv/`, slashes included,
+//! with `%XX` decoded once and `+` left alone.
 
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;

@@ -31,7 +31,8 @@ const HEADER_BYTES_MAX: usize = 96 * 1024;
 const HEADERS_MAX: usize = 100;
 /// hyper's buffer per connection; must hold a whole head.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
-/// A request's head must arrive within this, counted from the end of the answer before: it ends idle connections too.
+/// A request's head must arrive within this, counted from the end of the answer before: it ends idle
+/// connections too.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// A pause after `accept` failed, which usually means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -41,8 +42,9 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: applicat
 connection: close\r\ncontent-length: 102\r\n\r\n\
 {\"type\":\"/problems/busy\",\"status\":503,\"title\":\"Too much is in flight\",\"detail\":\"too many connections\"}";
 
-/// Serves REST on `listener` until `shutdown`; returns when the open requests have ended, or after the time that a
-/// request may take. `prometheus` is what `/metrics` renders (404 without). Install the metrics recorder before.
+/// Serves REST on `listener` until `shutdown`; returns when the open requests have ended, or after the time
+/// that a request may take. `prometheus` is what `/metrics` renders (404 without). Install the metrics
+/// recorder before.
 ///
 /// Dropping the future stops accepting; connections that are open go on until `shutdown`.
 pub async fn serve(

@@ -1,5 +1,5 @@
-//! A client's socket with what HTTP libraries leave out: bytes are counted, a client that does not read is cut, and one
-//! that is still sending when it has been refused gets to read why.
+//! A client's socket with what HTTP libraries leave out: bytes are counted, a client that does not read is
+//! cut, and one that is still sending when it has been refused gets to read why.
 
 use std::io;
 use std::pin::Pin;
@@ -15,8 +15,8 @@ use super::observe::PROTOCOL;
 
 /// A client that takes nothing of an answer for this long is cut.
 const STALL: Duration = Duration::from_secs(30);
-/// How long a closed connection is read on. Closing a socket with unread input resets the connection, and the reset may
-/// overtake the answer: a client that sends a body that is too large would see no 413.
+/// How long a closed connection is read on. Closing a socket with unread input resets the connection, and the
+/// reset may overtake the answer: a client that sends a body that is too large would see no 413.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The handles that all sockets share.

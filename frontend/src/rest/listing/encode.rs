@@ -1,8 +1,9 @@
 //! Rows as JSON: one flat object, or a line each.
 //!
 //! The flat object is what the original API has. JSON knows text only, so bytes that are not UTF-8 become
-//! `data:;base64,…`; text that happens to begin so is written that way too, which keeps decoding unambiguous. Lines say
-//! everything: `key` or `key_base64`, `value` or `value_base64`, `ballot`, `clock`, `expires_at_ms`.
+//! `data:;base64,…`; text that happens to begin so is written that way too, which keeps decoding unambiguous.
+//! Lines say everything: `key` or `key_base64`, `value` or `value_base64`, `ballot`, `clock`,
+//! `expires_at_ms`.
 
 use std::borrow::Cow;
 

@@ -6,12 +6,12 @@
 //!    └──── the next page, once the chunks of this one are taken
 //! ```
 //!
-//! The listing is a stream pulled by the client's socket: no more than one page and one chunk are in memory, however
-//! many keys there are and however slowly the client reads. It is weak, as every scan: a pair that is there all the time is
-//! listed once; one that comes or goes meanwhile may or may not be.
+//! The listing is a stream pulled by the client's socket: no more than one page and one chunk are in memory,
+//! however many keys there are and however slowly the client reads. It is weak, as every scan: a pair that is
+//! there all the time is listed once; one that comes or goes meanwhile may or may not be.
 //!
-//! The first page is fetched before the answer begins, so an unknown worker is a 404. A failure later breaks the
-//! connection off: the last chunk never comes, and the object is not closed.
+//! The first page is fetched before the answer begins, so an unknown worker is a 404. A failure later breaks
+//! the connection off: the last chunk never comes, and the object is not closed.
 
 mod encode;
 
