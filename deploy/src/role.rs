@@ -2,9 +2,11 @@
 //! libraries.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tercet_common::metrics;
+use tercet_worker::store::PostgresStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -49,11 +51,12 @@ mod linked {
     }
 
     pub(super) async fn worker(
-        _config: tercet_worker::Config,
-        _metrics: Metrics,
-        _shutdown: CancellationToken,
+        config: tercet_worker::Config,
+        metrics: Metrics,
+        shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        anyhow::bail!("the worker's library is not linked")
+        let store = Arc::new(PostgresStore::new(&config)?);
+        Ok(tercet_worker::run(config, store, metrics, shutdown).await?)
     }
 }
 
