@@ -96,3 +96,87 @@ impl PartialOrd for VectorClock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Few incarnations and small counters, so that clocks meet, cover each other and are concurrent, all of them often.
+    fn clocks() -> impl Strategy<Value = VectorClock> {
+        prop::collection::btree_map(0_u64..4, 1_u64..4, 0..4).prop_map(|entries| {
+            VectorClock::from_entries(entries.into_iter().map(|(i, c)| (Incarnation(i), c))).unwrap()
+        })
+    }
+
+    fn joined(a: &VectorClock, b: &VectorClock) -> VectorClock {
+        let mut clock = a.clone();
+        clock.join(b);
+        clock
+    }
+
+    fn clock(entries: &[(u64, u64)]) -> Result<VectorClock, ClockError> {
+        VectorClock::from_entries(entries.iter().map(|(i, c)| (Incarnation(*i), *c)))
+    }
+
+    proptest! {
+        #[test]
+        fn join_is_commutative_associative_and_idempotent(a in clocks(), b in clocks(), c in clocks()) {
+            prop_assert_eq!(joined(&a, &b), joined(&b, &a));
+            prop_assert_eq!(joined(&joined(&a, &b), &c), joined(&a, &joined(&b, &c)));
+            prop_assert_eq!(joined(&a, &a), a);
+        }
+
+        #[test]
+        fn join_is_the_least_clock_above_both(a in clocks(), b in clocks(), c in clocks()) {
+            let join = joined(&a, &b);
+            prop_assert!(join.covers(&a) && join.covers(&b));
+            prop_assert!(!(c.covers(&a) && c.covers(&b)) || c.covers(&join));
+        }
+
+        #[test]
+        fn covering_is_absorbing(a in clocks(), b in clocks()) {
+            prop_assert_eq!(a.covers(&b), joined(&a, &b) == a);
+        }
+
+        #[test]
+        fn order_is_partial(a in clocks(), b in clocks(), c in clocks()) {
+            prop_assert_eq!(a == b, a <= b && b <= a, "antisymmetric");
+            prop_assert!(!(a <= b && b <= c) || a <= c, "transitive");
+            prop_assert_eq!(a.partial_cmp(&b), b.partial_cmp(&a).map(Ordering::reverse));
+        }
+
+        #[test]
+        fn a_new_dot_makes_a_clock_strictly_newer(a in clocks(), incarnation in 0_u64..4, more in 1_u64..4) {
+            let incarnation = Incarnation(incarnation);
+            let counter = a.get(incarnation) + more;
+            let next = a.with_dot(incarnation, counter);
+            prop_assert!(next > a);
+            prop_assert_eq!(next.get(incarnation), counter);
+        }
+
+        /// The form that is stored and sent: sorted, without zeros, so that equal clocks have equal bytes.
+        #[test]
+        fn every_clock_can_be_taken_from_its_entries(a in clocks(), b in clocks()) {
+            let join = joined(&a, &b);
+            prop_assert_eq!(VectorClock::from_entries(join.entries().iter().copied()), Ok(join));
+        }
+    }
+
+    #[test]
+    fn two_owners_of_one_base_are_concurrent() {
+        let base = clock(&[(1, 5)]).unwrap();
+        assert_eq!(base.with_dot(Incarnation(2), 1).partial_cmp(&base.with_dot(Incarnation(3), 1)), None);
+    }
+
+    #[test]
+    fn malformed_entries_are_refused() {
+        for entries in [&[(2, 1), (1, 1)][..], &[(1, 1), (1, 2)], &[(1, 0)]] {
+            assert_eq!(clock(entries), Err(ClockError::Malformed), "{entries:?}");
+        }
+        let many: Vec<_> = (0..=CLOCK_ENTRIES_MAX as u64).map(|i| (i, 1)).collect();
+        assert_eq!(clock(&many), Err(ClockError::TooLarge { len: many.len() }));
+        assert!(clock(&many[1..]).is_ok());
+    }
+}

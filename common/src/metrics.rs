@@ -61,24 +61,23 @@ metrics! {
 
     // Frontend: coordinator.
     OPERATIONS = Counter "tercet_operations_total" ["kind", "outcome"]
-        "Coordinator operations by kind (read, blind, update, flush) and outcome (ok, no_quorum, uncertain, busy, unavailable).";
+        "Coordinator operations by kind (read, blind, update, flush) and outcome (ok, no_quorum, uncertain, busy, unavailable, refused).";
     OPERATION_SECONDS = Histogram "tercet_operation_duration_seconds" ["kind"]
         "Time from an operation's submission to its outcome.", SECONDS;
     OPERATIONS_IN_FLIGHT = Gauge "tercet_operations_in_flight" [] "Operations submitted and not answered.";
-    OPERATION_BYTES_IN_FLIGHT = Gauge "tercet_operation_bytes_in_flight" [] "Bytes of the operations in flight.";
     COMBINED = Counter "tercet_combined_operations_total" []
         "Operations that shared another operation's put of the same key.";
     READ_REPAIRS = Counter "tercet_read_repairs_total" ["result"]
-        "Stale replicas found by reads: replicated (a quorum held the version), rewritten (none did), failed.";
+        "Stale replicas found by reads: replicated (a quorum held the version), rewritten (none did).";
     HEDGED_READS = Counter "tercet_hedged_reads_total" ["reason"]
         "Reads that asked the third replica, by reason (unequal, slow, failed).";
-    TAKEOVERS = Counter "tercet_partition_takeovers_total" ["outcome"] "Partition take-overs that ended.";
+    TAKEOVERS = Counter "tercet_partition_takeovers_total" ["outcome"] "Partition take-overs that ended, by outcome (owned, failed).";
     PARTITIONS_OWNED = Gauge "tercet_partitions_owned" [] "Partitions that this frontend owns.";
     PARTITIONS_UNDER_REPLICATED = Gauge "tercet_partitions_under_replicated" [] "Partitions with an unreachable replica.";
     PARTITIONS_UNAVAILABLE = Gauge "tercet_partitions_unavailable" [] "Partitions without a reachable quorum.";
     CLOCK_CONFLICTS = Counter "tercet_clock_conflicts_total" []
         "Versions whose clock order contradicts their ballot order. Anything above zero is an alarm.";
-    EXPIRED_KEYS = Counter "tercet_expired_keys_total" ["by"] "Keys turned into tombstones at expiry, by (read, write, sweeper).";
+    EXPIRED_KEYS = Counter "tercet_expired_keys_total" [] "Keys turned into tombstones at expiry.";
     READ_RESULTS = Counter "tercet_read_results_total" ["result"] "Reads by result (hit, miss).";
 
     // Frontend: replicas.

@@ -222,9 +222,12 @@ mod tests {
         insta::assert_snapshot!(table);
     }
 
+    /// What it shows, old replicas, new replicas, answers.
+    type JointExample = (&'static str, &'static [u16], &'static [u16], &'static [i32]);
+
     #[test]
     fn outcomes_in_joint_epochs() {
-        let examples: [(&str, &[u16], &[u16], &[i32]); 8] = [
+        let examples: [JointExample; 8] = [
             ("the shared two are enough", &[1, 2, 3], &[2, 3, 4], &[2, 3]),
             ("a majority of old only is not", &[1, 2, 3], &[2, 3, 4], &[1, 2]),
             ("one more of new makes it", &[1, 2, 3], &[2, 3, 4], &[1, 2, 4]),

@@ -34,7 +34,7 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Operations that may be in flight in the coordinator; above it clients get BUSY.
     pub operations_max: usize,
-    /// Bytes of operations in flight; above it clients get BUSY.
+    /// Bytes of values in flight in one gateway; above it clients get BUSY.
     pub operation_bytes_max: usize,
     /// A worker without heartbeats for this long counts as dead.
     pub heartbeat_timeout: Duration,

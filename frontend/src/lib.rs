@@ -8,7 +8,11 @@
 
 pub mod config;
 pub mod coordinator;
+pub mod membership;
+pub mod replica;
 pub mod resp;
 pub mod rest;
+pub mod server;
 
 pub use config::Config;
+pub use server::{Frontend, StartError, run};

@@ -4,9 +4,11 @@ use bytes::Bytes;
 use tercet_common::clock::ClockError;
 use tercet_common::key::KeyTooLong;
 use tercet_common::message::Held;
+use tercet_common::ring::MEMBERS_MAX;
+use tercet_common::worker_id::InvalidWorkerId;
 use tercet_common::{
-    Ballot, Content, DataType, Epoch, Incarnation, Key, PartitionId, Promise, Refusal, ReplicaReply,
-    ReplicaRequest, Row, Term, UnixMillis, VectorClock,
+    Ballot, Content, DataType, Epoch, Incarnation, Key, Member, PartitionId, Promise, Refusal, ReplicaReply,
+    ReplicaRequest, RingConfig, RingError, Row, Term, UnixMillis, VectorClock, WorkerId,
 };
 
 use crate::v1;
@@ -26,6 +28,10 @@ pub enum WireError {
     Key(#[from] KeyTooLong),
     #[error(transparent)]
     Clock(#[from] ClockError),
+    #[error(transparent)]
+    WorkerId(#[from] InvalidWorkerId),
+    #[error(transparent)]
+    Ring(#[from] RingError),
 }
 
 /// PostgreSQL's `bigint` is signed, so every counter on the wire fits 63 bits.
@@ -245,4 +251,35 @@ fn result_from_wire(result: v1::reply::Result) -> Result<ReplicaReply, WireError
             })
         }
     })
+}
+
+impl From<&RingConfig> for v1::RingConfiguration {
+    fn from(config: &RingConfig) -> Self {
+        let member = |m: &Member| v1::RingMember {
+            id: m.id.as_str().to_owned(),
+            virtual_nodes: m.virtual_nodes,
+            zone: m.zone.clone(),
+        };
+        Self {
+            cluster_id: config.cluster_id.clone(),
+            epoch: config.epoch.0,
+            replicas: u32::try_from(config.replicas).unwrap_or(u32::MAX),
+            members: config.members.iter().map(member).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::RingConfiguration> for RingConfig {
+    type Error = WireError;
+    fn try_from(config: v1::RingConfiguration) -> Result<Self, WireError> {
+        if config.members.len() > MEMBERS_MAX {
+            return Err(RingError::Members(config.members.len()).into());
+        }
+        let member = |m: v1::RingMember| {
+            Ok(Member { id: WorkerId::new(&m.id)?, virtual_nodes: m.virtual_nodes, zone: m.zone })
+        };
+        let members = config.members.into_iter().map(member).collect::<Result<_, WireError>>()?;
+        let replicas = usize::try_from(config.replicas).unwrap_or(usize::MAX);
+        Ok(Self::new(config.cluster_id, Epoch(bounded(config.epoch)?), replicas, members)?)
+    }
 }

@@ -11,8 +11,8 @@ pub mod v1 {
     tonic::include_proto!("tercet.v1");
 }
 
-/// The largest gRPC message either side accepts or sends: a batch's soft bound plus the largest value.
-pub const MESSAGE_BYTES_MAX: usize = 96 * 1024 * 1024;
+/// The largest gRPC message either side accepts or sends: Redis's largest value (512 MiB) and room for the rest of a batch.
+pub const MESSAGE_BYTES_MAX: usize = (512 + 16) * 1024 * 1024;
 /// A sender closes a batch once it holds this many bytes; one request alone may be larger.
 pub const BATCH_BYTES_TARGET: usize = 4 * 1024 * 1024;
 /// The most requests or replies in one batch.

@@ -16,6 +16,8 @@ pub mod replica;
 mod ring;
 mod service;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod worker;

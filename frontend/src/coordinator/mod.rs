@@ -1,8 +1,16 @@
 //! The coordinator: what RESP and REST call to read and write keys.
 
 pub mod api;
+pub mod cluster;
+
+pub mod core;
+
+mod instruments;
 pub mod memory;
+mod scan;
+
 pub mod status;
+pub mod sweeper;
 
 pub use api::{
     Change, Coordinator, Engine, Found, KeyCount, Op, OpError, ReadLevel, ReadOp, ScanFilter, ScanPage,

@@ -1,9 +1,9 @@
 //! What `tercet status`, `/readyz` and INFO show of the cluster.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tercet_common::WorkerId;
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClusterStatus {
     pub cluster_id: String,
     /// Every partition has a quorum of reachable replicas.
@@ -18,7 +18,7 @@ pub struct ClusterStatus {
     pub partitions: PartitionStatus,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
     pub id: WorkerId,
     /// Where its Replica service is; `None` before it registered.
@@ -42,7 +42,7 @@ pub struct WorkerStatus {
     pub primary_partitions: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// Heartbeats arrive and report commits.
@@ -55,7 +55,7 @@ pub enum Health {
     Unknown,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Breaker {
     /// Requests flow.
@@ -66,7 +66,7 @@ pub enum Breaker {
     HalfOpen,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PartitionStatus {
     pub total: usize,
     /// Partitions that this frontend has taken over.

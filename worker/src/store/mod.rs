@@ -4,6 +4,16 @@
 //! rules of the protocol (promises, who may write) are decided above, in the replica core; a store only compares
 //! ballots, so that a late commit cannot overwrite a newer version.
 
+mod codec;
+mod ledger;
+pub mod memory;
+mod postgres;
+#[cfg(test)]
+mod suite;
+
+pub use memory::{MemoryDisk, MemoryStore};
+pub use postgres::PostgresStore;
+
 use futures_util::future::BoxFuture;
 use tercet_common::{Ballot, Epoch, KeyHash, PartitionId, Promise, Row, UnixMillis, VectorClock};
 
@@ -15,9 +25,9 @@ pub struct PartitionRecord {
     pub floor: Ballot,
     /// Versions below it count as tombstones at it.
     pub flush: Ballot,
-    /// Join of the clocks of all rows that were ever stored.
+    /// Join of the clocks of all rows and flushes that were ever stored. A row that came too late counts too.
     pub vector: VectorClock,
-    /// The highest ballot that was ever stored.
+    /// The highest ballot of them.
     pub highest: Ballot,
 }
 
@@ -86,16 +96,19 @@ pub struct ScanOptions {
     pub limit: usize,
     /// Stop before the page weighs more (one row alone may).
     pub bytes_max: usize,
+    /// Else values come empty.
     pub with_data: bool,
     pub with_tombstones: bool,
     /// Only rows whose expiry is at or before this.
     pub expired_by: Option<UnixMillis>,
 }
 
+/// A page may come short, even empty, and still have a `next`: the rows that it may look at are bounded too.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Page {
     /// Rows below their partition's flush are left out.
     pub rows: Vec<Row>,
+    /// Where the scan goes on; `None` at its end.
     pub next: Option<(PartitionId, KeyHash)>,
 }
 
@@ -108,7 +121,8 @@ pub struct Count {
 /// Why a store could not do something.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The connection to the database is gone or was never there.
+    /// The connection to the database is gone or was never there. From a call other than [`Store::open`]: the store is
+    /// lost, or was about to be; open it again.
     #[error("the database cannot be reached: {0}")]
     Unreachable(String),
     /// Did not end in time.
@@ -132,6 +146,8 @@ pub trait Store: Send + Sync + 'static {
     /// later, and loads what the worker keeps in memory.
     fn open(&self) -> BoxFuture<'_, Result<Loaded, StoreError>>;
     /// One durable transaction with one journal row. Several may be under way; they may end in any order.
+    ///
+    /// Not cancel-safe: a future that is dropped before it ends counts as [`CommitOutcome::Unknown`].
     fn commit(&self, batch: CommitBatch) -> BoxFuture<'_, CommitOutcome>;
     /// The committed rows of these keys, in order, whatever the flush says.
     fn read(&self, keys: Vec<(PartitionId, KeyHash)>) -> BoxFuture<'_, Result<Vec<Option<Row>>, StoreError>>;
@@ -142,11 +158,12 @@ pub trait Store: Send + Sync + 'static {
         partitions: Vec<PartitionId>,
         now: UnixMillis,
     ) -> BoxFuture<'_, Result<Count, StoreError>>;
-    /// Keeps the ring configuration, unless another one of the same epoch is kept; answers what is kept now.
+    /// Keeps the ring configuration, unless one of the same or a later epoch is kept; answers what is kept now.
     fn keep_ring(&self, epoch: Epoch, ring: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, StoreError>>;
     /// Proves with a real commit, on a connection reserved for it, that the database commits.
     fn prove_commit(&self) -> BoxFuture<'_, Result<(), StoreError>>;
-    /// Persists promises on the reserved connection, past the queue of group commits.
+    /// Persists promises on the reserved connection, past the queue of group commits. After an error they may be
+    /// durable or not.
     fn keep_promises(&self, promises: Vec<(PartitionId, Promise)>) -> BoxFuture<'_, Result<(), StoreError>>;
     /// Ends the connections in order. [`Store::open`] may follow.
     fn close(&self) -> BoxFuture<'_, ()>;

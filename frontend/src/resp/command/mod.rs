@@ -4,6 +4,15 @@
 //! routing of pipelines, metric labels, COMMAND and the documentation derive from it. The handler parses its
 //! arguments first and acts after, so a bad argument never has a side effect.
 
+mod access;
+pub mod bits;
+mod decimal;
+pub mod generic;
+pub mod string;
+#[cfg(test)]
+mod testing;
+mod ttl;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;

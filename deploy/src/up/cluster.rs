@@ -1,0 +1,260 @@
+//! The parts of the local cluster: what each is started with, and in which order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::sys::signal::Signal;
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::account::Account;
+use super::datadir::DataDir;
+use super::part::{Action, Exited, Handle, Kind, Probe, Spec};
+use super::postgres::find::Installation;
+use super::postgres::server::Server;
+use super::progress::Progress;
+use super::{Parts, death, ports, welcome};
+use crate::http;
+
+/// A database may have to replay much of its log after a crash.
+const DATABASE_START: Duration = Duration::from_secs(300);
+const ROLE_START: Duration = Duration::from_secs(30);
+/// A fast shutdown writes a checkpoint; if that takes too long, the next start can replay the log instead.
+const DATABASE_STOP: &[(Signal, Duration)] =
+    &[(Signal::SIGINT, Duration::from_secs(20)), (Signal::SIGQUIT, Duration::from_secs(5))];
+const ROLE_STOP: &[(Signal, Duration)] = &[(Signal::SIGTERM, Duration::from_secs(10))];
+const READY_POLL: Duration = Duration::from_millis(50);
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// After this long without being ready it says what it waits for.
+const READY_PATIENCE: Duration = Duration::from_secs(20);
+
+/// All that the parts are made from.
+pub(super) struct Plan {
+    pub(super) dir: DataDir,
+    pub(super) run_dir: PathBuf,
+    pub(super) account: Account,
+    pub(super) installation: Installation,
+    pub(super) cluster_id: String,
+    pub(super) workers: Vec<String>,
+    pub(super) resp: SocketAddr,
+    pub(super) rest: SocketAddr,
+    pub(super) password: bool,
+}
+
+pub(super) struct Cluster {
+    databases: Vec<Handle>,
+    workers: Vec<Handle>,
+    frontend: Handle,
+    client: http::Client,
+    ready_url: String,
+    version: String,
+}
+
+impl Cluster {
+    /// Makes the parts, starts none.
+    pub(super) fn new(
+        plan: Plan,
+        hurry: &CancellationToken,
+        exits: mpsc::Sender<Exited>,
+    ) -> anyhow::Result<Self> {
+        let client = http::Client::new("http:")?;
+        let exe = std::env::current_exe().context("finding this program")?;
+        // Chosen once: the workers are told, and a frontend that is started again must be found there.
+        let grpc = ports::internal()?;
+        let part = |spec| Handle::new(spec, hurry.clone(), exits.clone());
+        let mut databases = Vec::new();
+        let mut workers = Vec::new();
+        for id in &plan.workers {
+            let server = Server::new(&plan.dir, &plan.run_dir, id);
+            server.configure(&plan.dir, &plan.account)?;
+            workers.push(part(worker(&plan, &exe, id, &server, grpc, client.clone())?));
+            databases.push(part(database(&plan, id, server)));
+        }
+        let frontend = part(frontend(&plan, &exe, grpc, client.clone()));
+        Ok(Self {
+            databases,
+            workers,
+            frontend,
+            client,
+            ready_url: format!("http://{}/readyz", welcome::dial(plan.rest)),
+            version: plan.installation.version.to_string(),
+        })
+    }
+
+    /// All parts, as `tercet node list` shows them.
+    pub(super) fn parts(&self) -> Parts {
+        std::iter::once(&self.frontend)
+            .chain(&self.workers)
+            .chain(&self.databases)
+            .cloned()
+            .collect::<Rc<_>>()
+    }
+
+    pub(super) fn logs(&self) -> Vec<PathBuf> {
+        self.parts().iter().map(|part| part.status().log).collect()
+    }
+
+    /// Starts every part, a worker once its database is up, and waits until clients can read and write.
+    pub(super) async fn start(&self, progress: &Progress) -> anyhow::Result<()> {
+        let n = self.workers.len();
+        progress.step(&format!("starting {n} PostgreSQL {}, {n} workers and the frontend", self.version));
+        let mut starts = JoinSet::new();
+        let frontend = self.frontend.clone();
+        starts.spawn_local(async move { frontend.act(Action::Start).await.map(|text| vec![text]) });
+        for (database, worker) in self.databases.iter().cloned().zip(self.workers.iter().cloned()) {
+            starts.spawn_local(async move {
+                let database = database.act(Action::Start).await?;
+                Ok(vec![database, worker.act(Action::Start).await?])
+            });
+        }
+        while let Some(outcome) = starts.join_next().await {
+            let texts = outcome.context("starting a part")?.map_err(|error| anyhow::anyhow!(error))?;
+            // Only what is out of the ordinary is worth a line.
+            texts.iter().filter(|text| text.contains('(')).for_each(|text| progress.say(text));
+        }
+        progress.step("waiting until every key has a quorum");
+        self.wait_until_ready(progress).await;
+        Ok(())
+    }
+
+    async fn wait_until_ready(&self, progress: &Progress) {
+        let mut patience = tokio::time::Instant::now() + READY_PATIENCE;
+        loop {
+            let answer = self.client.get(&self.ready_url, None, READY_TIMEOUT).await;
+            if matches!(answer, Ok((200, _))) {
+                return;
+            }
+            if tokio::time::Instant::now() >= patience {
+                let text = match answer {
+                    Ok((status, body)) => {
+                        format!("{status} {}", String::from_utf8_lossy(&body[..body.len().min(300)]))
+                    }
+                    Err(error) => error.to_string(),
+                };
+                progress.say(&format!("not ready yet; {} answers: {}", self.ready_url, text.trim()));
+                patience += READY_PATIENCE;
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    /// Clients' door first, data last.
+    pub(super) async fn stop(&self, progress: &Progress) {
+        let frontend = std::slice::from_ref(&self.frontend);
+        for group in [frontend, self.workers.as_slice(), self.databases.as_slice()] {
+            let mut stops = JoinSet::new();
+            for part in group.iter().cloned() {
+                stops.spawn_local(async move { part.act(Action::Stop).await });
+            }
+            while let Some(outcome) = stops.join_next().await {
+                if let Ok(Ok(text) | Err(text)) = outcome
+                    && text.contains("killed")
+                {
+                    progress.say(&text);
+                }
+            }
+        }
+    }
+}
+
+fn database(plan: &Plan, id: &str, server: Server) -> Spec {
+    let (installation, account) = (plan.installation.clone(), plan.account.clone());
+    Spec {
+        id: format!("{id}-db"),
+        kind: Kind::Database,
+        address: server.socket_dir.display().to_string(),
+        log: plan.dir.logs().join(format!("{id}-db.log")),
+        probe: Probe::Database(server.data.clone()),
+        command: Box::new(move || server.command(&installation, &account)),
+        start_deadline: DATABASE_START,
+        stop: DATABASE_STOP,
+    }
+}
+
+fn worker(
+    plan: &Plan,
+    exe: &std::path::Path,
+    id: &str,
+    server: &Server,
+    frontend: SocketAddr,
+    client: http::Client,
+) -> anyhow::Result<Spec> {
+    let metrics = ports::internal()?;
+    let args = vec![
+        "worker".to_owned(),
+        flag("id", id),
+        flag("cluster-id", &plan.cluster_id),
+        flag("cluster-secret-file", plan.dir.cluster_secret_file().display()),
+        flag("postgres", server.connection()),
+        // The frontend learns the port from heartbeats.
+        flag("listen", "127.0.0.1:0"),
+        flag("metrics-listen", metrics),
+        flag("frontends", frontend),
+    ];
+    Ok(role(plan, exe, id.to_owned(), Kind::Worker, args, metrics, client))
+}
+
+fn frontend(plan: &Plan, exe: &std::path::Path, grpc: SocketAddr, client: http::Client) -> Spec {
+    let mut args = vec![
+        "frontend".to_owned(),
+        flag("cluster-id", &plan.cluster_id),
+        flag("cluster-secret-file", plan.dir.cluster_secret_file().display()),
+        flag("workers", plan.workers.join(",")),
+        flag("resp", plan.resp),
+        flag("rest", plan.rest),
+        flag("listen", grpc),
+    ];
+    if plan.password {
+        args.push(flag("password-file", plan.dir.password_file().display()));
+    }
+    role(plan, exe, "frontend".to_owned(), Kind::Frontend, args, welcome::dial(plan.rest), client)
+}
+
+fn flag(key: &str, value: impl std::fmt::Display) -> String {
+    format!("--{key}={value}")
+}
+
+/// A part that is this program itself. Settings that are not flags here reach it through its TERCET_… variables.
+fn role(
+    plan: &Plan,
+    exe: &std::path::Path,
+    id: String,
+    kind: Kind,
+    args: Vec<String>,
+    http_address: SocketAddr,
+    client: http::Client,
+) -> Spec {
+    let exe = exe.to_owned();
+    Spec {
+        kind,
+        address: format!("http://{http_address}"),
+        log: plan.dir.logs().join(format!("{id}.log")),
+        id,
+        command: Box::new(move || {
+            let mut command = Command::new(&exe);
+            command.args(&args).arg("--exit-with-parent");
+            // Meant for `up` itself, or for one role only.
+            for name in [
+                "TERCET_CONFIG",
+                "TERCET_PASSWORD",
+                "TERCET_PASSWORD_FILE",
+                "TERCET_WORKERS",
+                "TERCET_ADVERTISE",
+            ] {
+                command.env_remove(name);
+            }
+            command.stdin(Stdio::piped()).process_group(0);
+            death::with_parent(&mut command, Signal::SIGKILL);
+            command
+        }),
+        probe: Probe::Http(client, format!("http://{http_address}/healthz")),
+        start_deadline: ROLE_START,
+        stop: ROLE_STOP,
+    }
+}

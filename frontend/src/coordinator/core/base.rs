@@ -1,0 +1,180 @@
+//! The base of a read-modify-write: the highest version of a quorum of get-for-write answers.
+
+use smallvec::SmallVec;
+use tercet_common::message::Held;
+use tercet_common::quorum::majority;
+use tercet_common::{Promise, Refusal, ReplicaReply, ReplicaRequest, Row};
+
+use super::super::api::OpError;
+use super::arena::Id;
+use super::slot::{Batch, Origin, Phase};
+use super::{Answer, Core, Target, WorkerIx};
+
+pub(super) struct Base {
+    pub(super) batch: Batch,
+    pub(super) asked: SmallVec<[(WorkerIx, Asked); 3]>,
+    pub(super) answers: SmallVec<[(WorkerIx, Held); 3]>,
+    pub(super) attempts: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Pending,
+    Answered,
+    Failed,
+}
+
+impl Core {
+    /// Asks two replicas; a third when one is slow or fails.
+    pub(super) fn start_base(&mut self, id: Id, batch: Batch) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        slot.round += 1;
+        slot.phase =
+            Phase::Base(Base { batch, asked: SmallVec::new(), answers: SmallVec::new(), attempts: 0 });
+        let partition = slot.partition;
+        let quorum = majority(self.replicas(partition).len());
+        self.ask_base(id, quorum, false);
+        self.set_slot_timer(id, self.tuning.hedge_after);
+    }
+
+    /// Sends get-for-write to up to `count` replicas that were not asked yet or, with `again`, whose call failed.
+    pub(super) fn ask_base(&mut self, id: Id, count: usize, again: bool) {
+        let Some(slot) = self.slots.get(id) else { return };
+        let (key, round, partition) = (slot.key.clone(), slot.round, slot.partition);
+        let Phase::Base(base) = &slot.phase else { return };
+        let open: SmallVec<[WorkerIx; 3]> = self
+            .replicas(partition)
+            .into_iter()
+            .filter(|w| {
+                let state = base.asked.iter().find(|(asked, _)| asked == w).map(|(_, state)| *state);
+                state.is_none_or(|state| again && state == Asked::Failed)
+            })
+            .collect();
+        let Some(promise) = self.partition(partition).and_then(|p| p.promise()) else { return };
+        let mut sent = SmallVec::<[WorkerIx; 3]>::new();
+        for worker in open {
+            if sent.len() == count {
+                break;
+            }
+            let request = ReplicaRequest::GetForWrite { promise, key: key.clone() };
+            if self.call(worker, Target::Slot(id, round), request) {
+                sent.push(worker);
+            }
+        }
+        let Some(Phase::Base(base)) = self.slots.get_mut(id).map(|slot| &mut slot.phase) else { return };
+        for worker in sent {
+            base.asked.retain(|(asked, _)| *asked != worker);
+            base.asked.push((worker, Asked::Pending));
+        }
+    }
+
+    pub(super) fn base_answer(&mut self, id: Id, worker: WorkerIx, answer: Answer) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        let partition = slot.partition;
+        let Phase::Base(base) = &mut slot.phase else { return };
+        let Some((_, state)) = base.asked.iter_mut().find(|(asked, _)| *asked == worker) else { return };
+        match answer {
+            Answer::Reply(ReplicaReply::Version(held)) => {
+                *state = Asked::Answered;
+                base.answers.push((worker, held));
+                let answers = base.answers.len();
+                if answers >= majority(self.replicas(partition).len()) {
+                    self.base_done(id);
+                }
+            }
+            Answer::Reply(ReplicaReply::Refused(Refusal::Promise { promised })) => {
+                self.deposed_in_base(id, promised);
+            }
+            Answer::Reply(_) | Answer::Lost => {
+                *state = Asked::Failed;
+                self.out.counts.hedged_failed += 1;
+                // Another replica at once; the failed one again by the timer.
+                self.ask_base(id, 1, false);
+            }
+        }
+    }
+
+    pub(super) fn deposed_in_base(&mut self, id: Id, promised: Promise) {
+        let Some(batch) = self.take_base(id) else { return };
+        let Some(partition) = self.slots.get(id).map(|slot| slot.partition) else { return };
+        if let Some(p) = self.partition_mut(partition) {
+            p.saw(promised);
+        }
+        self.retake(partition);
+        self.wait(id, Some(batch.batch));
+    }
+
+    pub(super) fn take_base(&mut self, id: Id) -> Option<Base> {
+        let slot = self.slots.get_mut(id)?;
+        match std::mem::replace(&mut slot.phase, Phase::Idle) {
+            Phase::Base(base) => Some(base),
+            other => {
+                slot.phase = other;
+                None
+            }
+        }
+    }
+
+    pub(super) fn base_timer(&mut self, id: Id) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        let partition = slot.partition;
+        let Phase::Base(base) = &mut slot.phase else { return };
+        let attempts = base.attempts;
+        base.attempts += 1;
+        let over = self.now >= base.batch.deadline();
+        let cut_off = self.partition(partition).is_none_or(|p| p.promise().is_none());
+        if over {
+            let Some(base) = self.take_base(id) else { return };
+            let error =
+                if base.batch.sent.is_empty() { self.no_quorum(partition) } else { OpError::Uncertain };
+            self.finish_err(base.batch, error);
+            self.advance(id);
+        } else if cut_off {
+            // The partition is being taken over again; the base is read under the new term.
+            let Some(base) = self.take_base(id) else { return };
+            self.wait(id, Some(base.batch));
+        } else {
+            if attempts == 0 {
+                self.out.counts.hedged_slow += 1;
+            }
+            self.ask_base(id, usize::MAX, true);
+            self.set_slot_timer(id, self.resend_delay(attempts + 1));
+        }
+    }
+
+    pub(super) fn base_done(&mut self, id: Id) {
+        let Some(mut base) = self.take_base(id) else { return };
+        let Some(partition) = self.slots.get(id).map(|slot| slot.partition) else { return };
+        base.answers.sort_by_key(|(_, held)| std::cmp::Reverse(held.ballot));
+        let Some((holder, highest)) = base.answers.first().cloned() else { return };
+        let holders = base.answers.iter().filter(|(_, held)| held.ballot == highest.ballot).count();
+        let chosen = holders >= majority(self.replicas(partition).len());
+        let rows: Vec<Row> = base.answers.iter().filter_map(|(_, held)| held.row.clone()).collect();
+        if let Some(p) = self.partition_mut(partition) {
+            for row in &rows {
+                p.context.join(&row.clock);
+            }
+        }
+        if let [newer, older, ..] = rows.as_slice() {
+            self.check_clocks((older.ballot, &older.clock), (newer.ballot, &newer.clock));
+        }
+        let mut batch = base.batch;
+        let sent = || batch.sent.iter().chain(&batch.abandoned);
+        if batch.sent.contains(&highest.ballot) {
+            // The put did arrive somewhere and nothing came after it: make it chosen, and acknowledge.
+            let Some(row) = highest.row else {
+                self.finish_err(batch, OpError::Uncertain);
+                return self.advance(id);
+            };
+            return self.rewrite(id, batch, row);
+        }
+        if sent().next().is_some() && sent().any(|ballot| highest.ballot >= *ballot) {
+            self.finish_err(batch, OpError::Uncertain);
+            return self.advance(id);
+        }
+        // Below all that was sent: a quorum has promised a higher term, so those puts can never be chosen.
+        let unsent = std::mem::take(&mut batch.sent);
+        batch.abandoned.extend(unsent);
+        self.apply(id, batch, highest.row, Origin::Replicas { chosen, ballot: highest.ballot, holder });
+    }
+}

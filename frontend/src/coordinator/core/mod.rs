@@ -1,0 +1,469 @@
+//! The coordinator's rules, without sockets, tasks or a clock of their own.
+//!
+//! Events go in ([`Core::submit`], [`Core::reply`], [`Core::peer`], [`Core::tick`]), each after [`Core::at`] has said what
+//! time it is; what is to be sent and who is to be answered comes out of [`Core::out`]. A core serves some of the
+//! partitions and never talks to another one.
+//!
+//! # What happens to a write
+//!
+//! ```text
+//! submit ─▶ the key's slot ─▶ queue ─┬─ blind ───────────────────────▶ put ─▶ two of three stored ─▶ answer
+//!                                    ├─ base known from the last put ▶ put     (the third goes on)
+//!                                    └─ else: base from a quorum of
+//!                                       get-for-write ──────────────▶ put
+//! ```
+//!
+//! One put per key is under way at a time; what arrives meanwhile waits and is then combined into one put, whose outcome it
+//! shares. Reads of a key whose slot is busy join it; all other reads ask two replicas and need no ownership.
+//!
+//! # Being deposed
+//!
+//! A replica that has promised a higher term refuses. The slot then keeps its operations, the partition is taken over
+//! under a higher term, and get-for-write tells what became of the put: its ballot is the highest → rewrite and
+//! acknowledge; the highest is below all that was sent → it never happened and never will, apply afresh; anything
+//! else → UNCERTAIN (design 4, "one client operation, one ballot").
+//!
+//! # Forgetting
+//!
+//! The owner's memory of a key (its last issued state) lives only while a put is under way or has just been acknowledged
+//! with more operations waiting. After an uncertain put the partition gets a new term instead: the fence makes the
+//! next base read safe.
+
+mod arena;
+mod base;
+mod partition;
+mod put;
+mod read;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod timer;
+
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+use tercet_common::{
+    Ballot, Epoch, Incarnation, Key, PartitionId, Refusal, ReplicaReply, ReplicaRequest, UnixMillis, WorkerId,
+};
+
+use self::arena::{Arena, Id};
+use self::partition::Partition;
+use self::read::Read;
+use self::slot::{Queued, Slot};
+use self::timer::{Timer, Timers};
+use super::api::{Found, Op, OpError, ReadLevel, ReadOp, Update, Written};
+
+/// A worker's place in the ring's member list.
+pub type WorkerIx = u16;
+
+/// The name of one request to one replica. Its top byte is zero and free for the shell.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CallId(u64);
+
+impl CallId {
+    /// Bits that the core uses.
+    pub const BITS: u32 = 56;
+
+    pub fn raw(self) -> u64 {
+        self.0
+    }
+
+    pub fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+}
+
+/// Durations and limits of the rules.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// A read or base read asks the next replica after this long.
+    pub hedge_after: Duration,
+    /// A call without an answer for this long (plus a second per 16 MiB) counts as lost.
+    pub replica_timeout: Duration,
+    /// An operation without an outcome for this long ends with an error.
+    pub request_timeout: Duration,
+    /// With less than a quorum in reach, an operation waits this long for a replica to come back.
+    pub quorum_grace: Duration,
+    pub value_bytes_max: usize,
+}
+
+/// How long lost or refused requests wait before they are sent again; doubles up to the replica timeout.
+const RESEND_AFTER: Duration = Duration::from_millis(20);
+/// The most operations that share one put.
+const COMBINE_LEN_MAX: usize = 1_024;
+/// Bytes of values that combined operations may produce on the way; bounds the work of APPEND storms.
+const COMBINE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes that a replica call may carry per second beyond its base timeout.
+const CALL_BYTES_PER_SECOND: usize = 16 * 1024 * 1024;
+
+/// Something that is finished: the shell delivers it outside its lock.
+///
+/// `since` is when the operation was submitted.
+pub enum Completion {
+    Read { done: ReadDone, result: Result<Option<Found>, OpError>, since: Duration },
+    Write { update: Box<dyn Update>, outcome: Result<Written, OpError>, blind: bool, since: Duration },
+    Flush { done: FlushDone, result: Result<(), OpError>, since: Duration },
+}
+
+impl Completion {
+    pub fn deliver(self) {
+        match self {
+            Self::Read { done, result, .. } => done(result),
+            Self::Write { update, outcome, .. } => update.finish(outcome),
+            Self::Flush { done, result, .. } => done(result),
+        }
+    }
+}
+
+pub type ReadDone = Box<dyn FnOnce(Result<Option<Found>, OpError>) + Send>;
+pub type FlushDone = Box<dyn FnOnce(Result<(), OpError>) + Send>;
+
+/// What the shell is to do.
+#[derive(Default)]
+pub struct Outbox {
+    pub sends: Vec<(WorkerIx, CallId, ReplicaRequest)>,
+    pub completions: Vec<Completion>,
+    /// Calls that ended: food for metrics and circuit breakers.
+    pub ended: Vec<Ended>,
+    pub counts: Counts,
+}
+
+/// Things that happened, for metrics. The shell adds them up and clears them.
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub combined: u64,
+    pub repairs_replicated: u64,
+    pub repairs_rewritten: u64,
+    pub hedged_unequal: u64,
+    pub hedged_slow: u64,
+    pub hedged_failed: u64,
+    pub takeovers: u64,
+    pub takeovers_failed: u64,
+    pub clock_conflicts: u64,
+    pub expired: u64,
+}
+
+/// A replica call that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub worker: WorkerIx,
+    pub kind: CallKind,
+    pub outcome: CallOutcome,
+    pub took: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallKind {
+    Prepare,
+    Put,
+    Get,
+    GetForWrite,
+    Replicate,
+    Flush,
+}
+
+impl CallKind {
+    /// In the order of their discriminants.
+    pub const NAMES: [&str; 6] = ["prepare", "put", "get", "get_for_write", "replicate", "flush"];
+
+    fn of(request: &ReplicaRequest) -> Self {
+        match request {
+            ReplicaRequest::Prepare { .. } => Self::Prepare,
+            ReplicaRequest::Put { .. } => Self::Put,
+            ReplicaRequest::Get { .. } => Self::Get,
+            ReplicaRequest::GetForWrite { .. } => Self::GetForWrite,
+            ReplicaRequest::Replicate { .. } => Self::Replicate,
+            ReplicaRequest::Flush { .. } => Self::Flush,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallOutcome {
+    Ok,
+    Refused,
+    Unknown,
+    Timeout,
+    Unreachable,
+}
+
+impl CallOutcome {
+    /// In the order of their discriminants.
+    pub const NAMES: [&str; 5] = ["ok", "refused", "unknown", "timeout", "unreachable"];
+}
+
+/// What a call was for.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    Read(Id),
+    /// Slot and round: an answer to an earlier round of the slot is stale.
+    Slot(Id, u32),
+    Prepare(PartitionId, u32),
+    Flush(PartitionId, u32),
+    /// Nobody waits: read repair.
+    Repair,
+}
+
+struct Call {
+    worker: WorkerIx,
+    target: Target,
+    kind: CallKind,
+    sent: Duration,
+}
+
+/// How a call ended.
+enum Answer {
+    Reply(ReplicaReply),
+    /// No answer will come: time-out, or the link broke. It may have had its effect.
+    Lost,
+}
+
+type Replicas = SmallVec<[WorkerIx; 3]>;
+
+/// See the module.
+pub struct Core {
+    me: Incarnation,
+    tuning: Tuning,
+    /// Never restarts; see [`Ballot`].
+    seq: u64,
+    now: Duration,
+    wall: UnixMillis,
+    names: Vec<WorkerId>,
+    available: Vec<bool>,
+    partitions: Vec<Option<Partition>>,
+    slots: Arena<Slot>,
+    slot_of: HashMap<Key, Id>,
+    reads: Arena<Read>,
+    calls: Arena<Call>,
+    timers: Timers,
+    /// Feeds the jitter of take-over back-off.
+    jitter: u64,
+    pub out: Outbox,
+}
+
+impl Core {
+    /// A core for the given partitions, each with its epoch and preference list. `me` must never have been used before.
+    pub fn new(
+        me: Incarnation,
+        tuning: Tuning,
+        names: Vec<WorkerId>,
+        partitions: impl IntoIterator<Item = (PartitionId, Epoch, Replicas)>,
+    ) -> Self {
+        let mut table: Vec<Option<Partition>> = Vec::new();
+        table.resize_with(usize::from(tercet_common::PARTITIONS), || None);
+        for (id, epoch, replicas) in partitions {
+            table[id.index()] = Some(Partition::new(epoch, replicas));
+        }
+        let available = vec![false; names.len()];
+        Self {
+            me,
+            tuning,
+            seq: 0,
+            now: Duration::ZERO,
+            wall: UnixMillis(0),
+            names,
+            available,
+            partitions: table,
+            slots: Arena::new(CallId::BITS),
+            slot_of: HashMap::new(),
+            reads: Arena::new(CallId::BITS),
+            calls: Arena::new(CallId::BITS),
+            timers: Timers::default(),
+            jitter: me.0 | 1,
+            out: Outbox::default(),
+        }
+    }
+
+    /// Says what time it is: `now` on a clock that never goes back, `wall` for expiry.
+    pub fn at(&mut self, now: Duration, wall: UnixMillis) {
+        self.now = self.now.max(now);
+        self.wall = wall;
+    }
+
+    /// Starts a client's operation. Its completion comes out exactly once.
+    pub fn submit(&mut self, op: Op) {
+        let deadline = self.now + self.tuning.request_timeout;
+        match op {
+            Op::Write(op) => {
+                let queued = Queued::write(op, self.now, deadline);
+                self.enqueue(queued);
+            }
+            Op::Read(op) => match self.slot_of.get(&op.key) {
+                // The key has a write under way or waiting: the read takes its place behind it.
+                Some(_) if op.level == ReadLevel::Quorum => {
+                    self.enqueue(Queued::confirm(op, self.now, deadline))
+                }
+                _ => self.start_read(op, deadline),
+            },
+        }
+    }
+
+    /// Deletes all keys of a partition.
+    pub fn flush(&mut self, partition: PartitionId, done: FlushDone) {
+        self.start_flush(partition, done);
+    }
+
+    /// A replica answered.
+    pub fn reply(&mut self, call: CallId, reply: ReplicaReply) {
+        if let Some(call) = self.calls.remove(Id::from_raw(call.0)) {
+            let outcome = match &reply {
+                ReplicaReply::Refused(_) => CallOutcome::Refused,
+                ReplicaReply::Unknown => CallOutcome::Unknown,
+                ReplicaReply::Prepared { .. } | ReplicaReply::Stored | ReplicaReply::Version(_) => {
+                    CallOutcome::Ok
+                }
+            };
+            self.answer(call, Answer::Reply(reply), outcome);
+        }
+    }
+
+    /// A worker may be asked (`available`), or must not be: its link is down or its circuit breaker open.
+    pub fn peer(&mut self, worker: WorkerIx, available: bool) {
+        let Some(flag) = self.available.get_mut(usize::from(worker)) else { return };
+        let came_back = available && !*flag;
+        *flag = available;
+        if came_back {
+            self.wake_partitions_of(worker);
+        }
+    }
+
+    /// The link to a worker broke: what it was asked will not be answered.
+    pub fn link_lost(&mut self, worker: WorkerIx) {
+        let lost: Vec<Id> =
+            self.calls.iter().filter(|(_, call)| call.worker == worker).map(|(id, _)| id).collect();
+        for id in lost {
+            self.lose(id, CallOutcome::Unreachable);
+        }
+    }
+
+    /// A request could not even be queued for its link: it has had no effect.
+    pub fn not_sent(&mut self, call: CallId) {
+        if let Some(call) = self.calls.remove(Id::from_raw(call.0)) {
+            self.answer(call, Answer::Reply(ReplicaReply::Refused(Refusal::Busy)), CallOutcome::Refused);
+        }
+    }
+
+    /// Takes over every partition that is not owned; done once the cluster has formed, so that first writes need not wait.
+    pub fn take_over_all(&mut self) {
+        for id in PartitionId::all() {
+            self.ensure_owned(id);
+        }
+    }
+
+    /// Runs all timers that are due.
+    pub fn tick(&mut self) {
+        while let Some(timer) = self.timers.pop_due(self.now) {
+            match timer {
+                Timer::Call(id) => self.lose(id, CallOutcome::Timeout),
+                Timer::Read(id) => self.read_timer(id),
+                Timer::Slot(id, round) => self.slot_timer(id, round),
+                Timer::Partition(id) => self.partition_timer(id),
+            }
+        }
+    }
+
+    /// When [`Self::tick`] has something to do; `None`: nothing is under way.
+    pub fn next_timer(&self) -> Option<Duration> {
+        self.timers.next()
+    }
+
+    /// Partitions owned now.
+    pub fn owned(&self) -> usize {
+        self.partitions.iter().flatten().filter(|p| p.promise().is_some()).count()
+    }
+
+    /// Operations and replica calls under way, for tests and status.
+    pub fn in_flight(&self) -> (usize, usize, usize) {
+        (self.slots.len(), self.reads.len(), self.calls.len())
+    }
+
+    fn lose(&mut self, id: Id, outcome: CallOutcome) {
+        if let Some(call) = self.calls.remove(id) {
+            self.answer(call, Answer::Lost, outcome);
+        }
+    }
+
+    fn answer(&mut self, call: Call, answer: Answer, outcome: CallOutcome) {
+        let took = self.now.saturating_sub(call.sent);
+        self.out.ended.push(Ended { worker: call.worker, kind: call.kind, outcome, took });
+        match call.target {
+            Target::Read(id) => self.read_answer(id, call.worker, answer),
+            Target::Slot(id, round) => self.slot_answer(id, round, call.worker, answer),
+            Target::Prepare(id, round) => self.prepare_answer(id, round, call.worker, answer),
+            Target::Flush(id, round) => self.flush_answer(id, round, call.worker, answer),
+            Target::Repair => {}
+        }
+    }
+
+    /// Sends a request, if the worker may be asked.
+    fn call(&mut self, worker: WorkerIx, target: Target, request: ReplicaRequest) -> bool {
+        if !self.is_available(worker) {
+            return false;
+        }
+        let weight = request.weight();
+        let kind = CallKind::of(&request);
+        let id = self.calls.insert(Call { worker, target, kind, sent: self.now });
+        self.out.sends.push((worker, CallId(id.raw()), request));
+        let extra = Duration::from_millis((weight * 1_000 / CALL_BYTES_PER_SECOND) as u64);
+        self.timers.set_call(self.now + self.tuning.replica_timeout + extra, id, extra.is_zero());
+        true
+    }
+
+    fn is_available(&self, worker: WorkerIx) -> bool {
+        self.available.get(usize::from(worker)).copied().unwrap_or(false)
+    }
+
+    /// The partition's replicas; empty for a partition that is not this core's.
+    fn replicas(&self, id: PartitionId) -> Replicas {
+        self.partition(id).map(|p| p.replicas.clone()).unwrap_or_default()
+    }
+
+    fn reachable(&self, id: PartitionId) -> usize {
+        self.replicas(id).iter().filter(|w| self.is_available(**w)).count()
+    }
+
+    fn partition(&self, id: PartitionId) -> Option<&Partition> {
+        self.partitions[id.index()].as_ref()
+    }
+
+    fn partition_mut(&mut self, id: PartitionId) -> Option<&mut Partition> {
+        self.partitions[id.index()].as_mut()
+    }
+
+    fn next_seq(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
+
+    /// A pseudo-random share of `span` (xorshift64*; only spreads retries).
+    fn jitter(&mut self, span: Duration) -> Duration {
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        span.mul_f64((self.jitter >> 40) as f64 / (1u64 << 24) as f64)
+    }
+
+    fn resend_delay(&self, attempt: u32) -> Duration {
+        (RESEND_AFTER * (1 << attempt.min(8))).min(self.tuning.replica_timeout)
+    }
+
+    fn name(&self, worker: WorkerIx) -> WorkerId {
+        self.names[usize::from(worker)].clone()
+    }
+
+    fn complete_read(&mut self, op: ReadOp, since: Duration, result: Result<Option<Found>, OpError>) {
+        self.out.completions.push(Completion::Read { done: op.done, result, since });
+    }
+
+    /// Ballot order and clock order must not contradict each other (design 5).
+    fn check_clocks(
+        &mut self,
+        older: (Ballot, &tercet_common::VectorClock),
+        newer: (Ballot, &tercet_common::VectorClock),
+    ) {
+        if older.0 < newer.0 && older.1.partial_cmp(newer.1) == Some(std::cmp::Ordering::Greater) {
+            self.out.counts.clock_conflicts += 1;
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Owning partitions: take-over, and the flush of all a partition's keys.
+
+use std::time::Duration;
+
+use tercet_common::quorum::{QuorumTracker, majority};
+use tercet_common::{
+    Ballot, Epoch, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Term, VectorClock,
+};
+
+use super::super::api::OpError;
+use super::arena::Id;
+use super::timer::Timer;
+use super::{Answer, Completion, Core, FlushDone, Replicas, Target, WorkerIx};
+
+/// A partition as its would-be owner sees it.
+pub(super) struct Partition {
+    pub(super) epoch: Epoch,
+    /// In preference order.
+    pub(super) replicas: Replicas,
+    /// Join of all clocks that were seen: the context of the next put.
+    pub(super) context: VectorClock,
+    /// The highest promise seen anywhere; the next term goes above it.
+    seen: Promise,
+    ownership: Ownership,
+    /// Slots that wait for ownership or for the end of a flush.
+    waiting: Vec<Id>,
+    /// Puts under way; a flush waits until there are none.
+    puts: usize,
+    flush: Option<Flush>,
+    /// Names the current prepare or flush, so that answers to earlier ones are known as such.
+    round: u32,
+    /// Failed take-overs in a row.
+    attempts: u32,
+    timer_set: bool,
+    /// Changes with every take-over and flush: what the owner remembers of keys is void then.
+    generation: u64,
+}
+
+enum Ownership {
+    None,
+    Preparing { promise: Promise, tracker: QuorumTracker },
+    Owned { promise: Promise },
+}
+
+struct Flush {
+    waiters: Vec<FlushDone>,
+    since: Duration,
+    deadline: Duration,
+    sent: Option<FlushSent>,
+    /// A ballot of this flush may be stored somewhere.
+    touched: bool,
+}
+
+struct FlushSent {
+    ballot: Ballot,
+    clock: VectorClock,
+    tracker: QuorumTracker,
+    /// To be sent the same ballot again.
+    retry: Vec<WorkerIx>,
+}
+
+impl Partition {
+    pub(super) fn new(epoch: Epoch, replicas: Replicas) -> Self {
+        Self {
+            epoch,
+            replicas,
+            context: VectorClock::new(),
+            seen: Promise { epoch, term: Term::default() },
+            ownership: Ownership::None,
+            waiting: Vec::new(),
+            puts: 0,
+            flush: None,
+            round: 0,
+            attempts: 0,
+            timer_set: false,
+            generation: 0,
+        }
+    }
+
+    /// The promise under which puts may be issued now.
+    pub(super) fn promise(&self) -> Option<Promise> {
+        match self.ownership {
+            Ownership::Owned { promise } => Some(promise),
+            _ => None,
+        }
+    }
+
+    /// As [`Self::promise`], unless a flush holds new puts back.
+    pub(super) fn open_promise(&self) -> Option<Promise> {
+        self.promise().filter(|_| self.flush.is_none())
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn saw(&mut self, promise: Promise) {
+        self.seen = self.seen.max(promise);
+    }
+}
+
+impl Core {
+    /// Puts a slot to sleep until the partition is owned and not being flushed.
+    pub(super) fn wait_for_partition(&mut self, id: PartitionId, slot: Id) {
+        if let Some(partition) = self.partition_mut(id)
+            && !partition.waiting.contains(&slot)
+        {
+            partition.waiting.push(slot);
+        }
+        self.ensure_owned(id);
+    }
+
+    pub(super) fn ensure_owned(&mut self, id: PartitionId) {
+        if self.partition(id).is_some_and(|p| matches!(p.ownership, Ownership::None) && !p.timer_set) {
+            self.prepare(id);
+        }
+    }
+
+    /// Gives up the partition's term and takes a higher one: after a refusal, and to fence an uncertain put.
+    pub(super) fn retake(&mut self, id: PartitionId) {
+        let Some(partition) = self.partition_mut(id) else { return };
+        if matches!(partition.ownership, Ownership::Owned { .. }) {
+            partition.ownership = Ownership::None;
+        }
+        self.ensure_owned(id);
+    }
+
+    fn prepare(&mut self, id: PartitionId) {
+        let replicas = self.replicas(id);
+        if self.reachable(id) < majority(replicas.len()) {
+            if let Some(partition) = self.partition_mut(id) {
+                partition.attempts += 1;
+            }
+            return self.retry_partition(id);
+        }
+        let me = self.me;
+        let Some(partition) = self.partition_mut(id) else { return };
+        let term = Term { n: partition.seen.term.n + 1, incarnation: me };
+        let promise = Promise { epoch: partition.epoch, term };
+        partition.seen = promise;
+        partition.round += 1;
+        let round = partition.round;
+        let mut tracker = QuorumTracker::new(&replicas);
+        for worker in replicas {
+            if !self.call(
+                worker,
+                Target::Prepare(id, round),
+                ReplicaRequest::Prepare { partition: id, promise },
+            ) {
+                tracker.fail(worker);
+            }
+        }
+        if let Some(partition) = self.partition_mut(id) {
+            partition.ownership = Ownership::Preparing { promise, tracker };
+        }
+    }
+
+    pub(super) fn prepare_answer(&mut self, id: PartitionId, round: u32, worker: WorkerIx, answer: Answer) {
+        let Some(partition) = self.partition_mut(id) else { return };
+        if let Answer::Reply(ReplicaReply::Refused(Refusal::Promise { promised })) = &answer {
+            partition.saw(*promised);
+        }
+        if let Answer::Reply(ReplicaReply::Prepared { vector, .. }) = &answer {
+            // Also of a late answer: a context may always know more.
+            partition.context.join(vector);
+        }
+        let Ownership::Preparing { promise, tracker } = &mut partition.ownership else { return };
+        if partition.round != round {
+            return;
+        }
+        let promise = *promise;
+        match answer {
+            Answer::Reply(ReplicaReply::Prepared { .. }) => tracker.ack(worker),
+            Answer::Reply(_) | Answer::Lost => tracker.fail(worker),
+        }
+        if tracker.reached() {
+            partition.ownership = Ownership::Owned { promise };
+            partition.generation += 1;
+            partition.attempts = 0;
+            self.out.counts.takeovers += 1;
+            self.drive_flush(id);
+            self.wake_waiting(id);
+        } else if tracker.unreachable() {
+            partition.ownership = Ownership::None;
+            partition.attempts += 1;
+            self.out.counts.takeovers_failed += 1;
+            self.retry_partition(id);
+        }
+    }
+
+    /// Tries again later: longer each time, and not at the same moment as a rival.
+    fn retry_partition(&mut self, id: PartitionId) {
+        let Some(partition) = self.partition(id) else { return };
+        if partition.timer_set {
+            return;
+        }
+        let delay = self.resend_delay(partition.attempts);
+        let delay = delay + self.jitter(delay);
+        self.timers.set(self.now + delay, Timer::Partition(id));
+        if let Some(partition) = self.partition_mut(id) {
+            partition.timer_set = true;
+        }
+    }
+
+    pub(super) fn partition_timer(&mut self, id: PartitionId) {
+        let now = self.now;
+        let Some(partition) = self.partition_mut(id) else { return };
+        partition.timer_set = false;
+        let expired = partition.flush.as_ref().is_some_and(|f| now >= f.deadline);
+        let wanted = partition.flush.is_some() || !partition.waiting.is_empty();
+        if expired {
+            let error = if self.flush_touched(id) { OpError::Uncertain } else { self.no_quorum(id) };
+            self.end_flush(id, Err(error));
+        } else if wanted || self.reachable(id) >= majority(self.replicas(id).len()) {
+            self.ensure_owned(id);
+            self.drive_flush(id);
+        }
+    }
+
+    /// A worker can be asked again: what waited for a quorum may go on.
+    pub(super) fn wake_partitions_of(&mut self, worker: WorkerIx) {
+        for id in PartitionId::all() {
+            if self.partition(id).is_some_and(|p| !p.waiting.is_empty() && p.replicas.contains(&worker)) {
+                self.ensure_owned(id);
+                if self.partition(id).is_some_and(|p| p.open_promise().is_some()) {
+                    self.wake_waiting(id);
+                }
+            }
+        }
+    }
+
+    fn wake_waiting(&mut self, id: PartitionId) {
+        let Some(partition) = self.partition_mut(id) else { return };
+        for slot in std::mem::take(&mut partition.waiting) {
+            self.advance(slot);
+        }
+    }
+
+    pub(super) fn no_quorum(&self, id: PartitionId) -> OpError {
+        OpError::NoQuorum { needed: majority(self.replicas(id).len()), available: self.reachable(id) }
+    }
+
+    pub(super) fn put_began(&mut self, id: PartitionId) {
+        if let Some(partition) = self.partition_mut(id) {
+            partition.puts += 1;
+        }
+    }
+
+    pub(super) fn put_ended(&mut self, id: PartitionId) {
+        if let Some(partition) = self.partition_mut(id) {
+            partition.puts -= 1;
+        }
+        self.drive_flush(id);
+    }
+
+    /// Flush: hold new puts, let those under way end, put one flush ballot. A second flush that arrives meanwhile shares
+    /// it, as nothing was written in between.
+    pub(super) fn start_flush(&mut self, id: PartitionId, done: FlushDone) {
+        let since = self.now;
+        let deadline = since + self.tuning.request_timeout;
+        let Some(partition) = self.partition_mut(id) else {
+            let (result, since) = (Err(OpError::Loading), since);
+            return self.out.completions.push(Completion::Flush { done, result, since });
+        };
+        match &mut partition.flush {
+            Some(flush) => flush.waiters.push(done),
+            None => {
+                partition.flush =
+                    Some(Flush { waiters: vec![done], since, deadline, sent: None, touched: false });
+                // Looked at again at the deadline, whatever happens before.
+                self.timers.set(deadline, Timer::Partition(id));
+                self.ensure_owned(id);
+                self.drive_flush(id);
+            }
+        }
+    }
+
+    fn drive_flush(&mut self, id: PartitionId) {
+        let me = self.me;
+        let Some(partition) = self.partition(id) else { return };
+        let (Some(flush), Some(promise)) = (&partition.flush, partition.promise()) else { return };
+        if partition.puts > 0 {
+            return;
+        }
+        if flush.sent.is_some() {
+            return self.resend_flush(id);
+        }
+        let replicas = partition.replicas.clone();
+        let seq = self.next_seq();
+        let ballot = promise.ballot(seq);
+        let Some(partition) = self.partition_mut(id) else { return };
+        let clock = partition.context.with_dot(me, seq);
+        partition.round += 1;
+        if let Some(flush) = &mut partition.flush {
+            let tracker = QuorumTracker::new(&replicas);
+            flush.sent = Some(FlushSent { ballot, clock, tracker, retry: replicas.to_vec() });
+        }
+        self.resend_flush(id);
+    }
+
+    /// Sends the flush's ballot to the replicas that have not answered it.
+    fn resend_flush(&mut self, id: PartitionId) {
+        let Some(partition) = self.partition_mut(id) else { return };
+        let round = partition.round;
+        let Some(sent) = partition.flush.as_mut().and_then(|f| f.sent.as_mut()) else { return };
+        let request = ReplicaRequest::Flush { partition: id, ballot: sent.ballot, clock: sent.clock.clone() };
+        let targets = std::mem::take(&mut sent.retry);
+        let mut unsent = Vec::new();
+        for worker in targets {
+            if !self.call(worker, Target::Flush(id, round), request.clone()) {
+                unsent.push(worker);
+            }
+        }
+        let waits = !unsent.is_empty();
+        let Some(flush) = self.partition_mut(id).and_then(|p| p.flush.as_mut()) else { return };
+        if let Some(sent) = &mut flush.sent {
+            sent.retry = unsent;
+        }
+        if waits {
+            self.retry_partition(id);
+        }
+    }
+
+    pub(super) fn flush_answer(&mut self, id: PartitionId, round: u32, worker: WorkerIx, answer: Answer) {
+        let Some(partition) = self.partition_mut(id) else { return };
+        if let Answer::Reply(ReplicaReply::Refused(refusal)) = &answer {
+            match refusal {
+                Refusal::Promise { promised } => partition.saw(*promised),
+                Refusal::Superseded { ballot } => partition.saw(ballot.promise()),
+                _ => {}
+            }
+        }
+        if partition.round != round {
+            return;
+        }
+        let Some(flush) = &mut partition.flush else { return };
+        let Some(sent) = &mut flush.sent else { return };
+        match answer {
+            Answer::Reply(ReplicaReply::Stored) => {
+                flush.touched = true;
+                sent.tracker.ack(worker);
+            }
+            Answer::Reply(ReplicaReply::Refused(Refusal::Promise { .. } | Refusal::Superseded { .. })) => {
+                sent.tracker.fail(worker);
+            }
+            Answer::Reply(ReplicaReply::Refused(_)) => sent.retry.push(worker),
+            Answer::Reply(_) | Answer::Lost => {
+                flush.touched = true;
+                sent.retry.push(worker);
+            }
+        }
+        if sent.tracker.reached() {
+            self.end_flush(id, Ok(()));
+        } else if sent.tracker.unreachable() {
+            // Deposed: the same wish under a new ballot of a higher term.
+            flush.sent = None;
+            self.retake(id);
+        } else {
+            self.retry_partition(id);
+        }
+    }
+
+    fn flush_touched(&self, id: PartitionId) -> bool {
+        self.partition(id).and_then(|p| p.flush.as_ref()).is_some_and(|f| f.touched || f.sent.is_some())
+    }
+
+    fn end_flush(&mut self, id: PartitionId, result: Result<(), OpError>) {
+        let Some(partition) = self.partition_mut(id) else { return };
+        let Some(flush) = partition.flush.take() else { return };
+        partition.generation += 1;
+        for done in flush.waiters {
+            self.out.completions.push(Completion::Flush { done, result: result.clone(), since: flush.since });
+        }
+        if result.is_err() {
+            // It may still land: a new term fences it before the next base is read.
+            self.retake(id);
+        }
+        self.wake_waiting(id);
+    }
+}

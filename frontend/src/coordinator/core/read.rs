@@ -1,0 +1,229 @@
+//! Reads that need no ownership: two replicas that agree are an answer.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tercet_common::message::Held;
+use tercet_common::quorum::majority;
+use tercet_common::{Ballot, PartitionId, ReplicaReply, ReplicaRequest, Row};
+
+use super::super::api::{Found, OpError, ReadLevel, ReadOp};
+use super::arena::Id;
+use super::slot::Queued;
+use super::timer::Timer;
+use super::{Answer, Core, Target, WorkerIx};
+
+/// A read under way.
+pub(super) struct Read {
+    op: ReadOp,
+    partition: PartitionId,
+    since: Duration,
+    deadline: Duration,
+    asked: SmallVec<[Asked; 3]>,
+    attempts: u32,
+}
+
+struct Asked {
+    worker: WorkerIx,
+    digest: bool,
+    state: State,
+}
+
+enum State {
+    Pending,
+    Failed,
+    Answered(Held),
+}
+
+/// What the answers so far amount to.
+#[expect(clippy::large_enum_variant, reason = "lives for one call")]
+enum Verdict {
+    /// A majority holds this version; `None`: no version at all, or one below a flush.
+    Agreed { row: Option<Row>, source: WorkerIx, stale: SmallVec<[(WorkerIx, Ballot); 1]> },
+    /// A majority holds this version, but only its digest has come so far.
+    NeedRow { holder: WorkerIx },
+    /// Enough answers, and they differ.
+    Unequal,
+    /// More answers are needed.
+    Open,
+}
+
+impl Core {
+    pub(super) fn start_read(&mut self, op: ReadOp, deadline: Duration) {
+        let partition = op.key.partition();
+        let level = op.level;
+        let id = self.reads.insert(Read {
+            op,
+            partition,
+            since: self.now,
+            deadline,
+            asked: SmallVec::new(),
+            attempts: 0,
+        });
+        let replicas = self.replicas(partition).len();
+        let wanted = match level {
+            ReadLevel::One => 1,
+            ReadLevel::Quorum => majority(replicas),
+            ReadLevel::All => replicas,
+        };
+        for nth in 0..wanted {
+            // The first is asked for the row, the others for its ballot.
+            self.ask(id, nth > 0, false);
+        }
+        self.set_read_timer(id, self.tuning.hedge_after);
+    }
+
+    fn set_read_timer(&mut self, id: Id, delay: Duration) {
+        self.timers.set(self.now + delay, Timer::Read(id));
+    }
+
+    /// Asks the next replica in preference order: one not asked yet or, with `again`, one whose call failed.
+    fn ask(&mut self, id: Id, digest: bool, again: bool) -> bool {
+        let Some(read) = self.reads.get(id) else { return false };
+        let state_of = |w: WorkerIx| read.asked.iter().find(|a| a.worker == w).map(|a| &a.state);
+        let open: SmallVec<[WorkerIx; 3]> = self
+            .replicas(read.partition)
+            .into_iter()
+            .filter(|w| state_of(*w).is_none_or(|state| again && matches!(state, State::Failed)))
+            .collect();
+        open.into_iter().any(|worker| self.ask_worker(id, worker, digest))
+    }
+
+    fn ask_worker(&mut self, id: Id, worker: WorkerIx, digest: bool) -> bool {
+        let Some(read) = self.reads.get(id) else { return false };
+        let Some(partition) = self.partition(read.partition) else { return false };
+        let request = ReplicaRequest::Get { epoch: partition.epoch, key: read.op.key.clone(), digest };
+        if !self.call(worker, Target::Read(id), request) {
+            return false;
+        }
+        if let Some(read) = self.reads.get_mut(id) {
+            read.asked.retain(|a| a.worker != worker);
+            read.asked.push(Asked { worker, digest, state: State::Pending });
+        }
+        true
+    }
+
+    pub(super) fn read_answer(&mut self, id: Id, worker: WorkerIx, answer: Answer) {
+        let Some(read) = self.reads.get_mut(id) else { return };
+        let Some(asked) = read.asked.iter_mut().find(|a| a.worker == worker) else { return };
+        match answer {
+            Answer::Reply(ReplicaReply::Version(held)) => asked.state = State::Answered(held),
+            Answer::Reply(_) | Answer::Lost => {
+                asked.state = State::Failed;
+                self.out.counts.hedged_failed += 1;
+                self.ask(id, false, false);
+            }
+        }
+        self.judge_read(id);
+    }
+
+    fn judge_read(&mut self, id: Id) {
+        let Some(read) = self.reads.get(id) else { return };
+        let replicas = self.replicas(read.partition).len();
+        match verdict(read, replicas) {
+            Verdict::Agreed { row, source, stale } => self.agreed(id, row, source, &stale),
+            Verdict::NeedRow { holder } => {
+                // The one that was asked for the row is stale or silent.
+                if !self.ask_worker(id, holder, false) {
+                    self.ask(id, false, true);
+                }
+            }
+            Verdict::Unequal => {
+                let busy = self.slot_of.contains_key(&read.op.key);
+                self.out.counts.hedged_unequal += 1;
+                // Our own write is under way: its outcome decides. Else the third replica may.
+                if busy || (!self.ask(id, false, false) && !self.awaits_more(id)) {
+                    self.confirm(id);
+                }
+            }
+            Verdict::Open => {}
+        }
+    }
+
+    fn awaits_more(&self, id: Id) -> bool {
+        self.reads.get(id).is_some_and(|read| read.asked.iter().any(|a| matches!(a.state, State::Pending)))
+    }
+
+    fn agreed(&mut self, id: Id, row: Option<Row>, source: WorkerIx, stale: &[(WorkerIx, Ballot)]) {
+        let expired = row
+            .as_ref()
+            .is_some_and(|row| row.content.expires_at().is_some() && !row.content.is_live(self.wall));
+        if expired {
+            // "Expired" is answered only once its tombstone is acknowledged, so that no other clock revives it.
+            return self.confirm(id);
+        }
+        let Some(read) = self.reads.remove(id) else { return };
+        if let Some(row) = &row {
+            self.repair(read.partition, row, stale);
+        }
+        let wall = self.wall;
+        let live = row.filter(|row| row.content.is_live(wall));
+        let found = live.map(|row| Found { row, source: self.name(source) });
+        self.complete_read(read.op, read.since, Ok(found));
+    }
+
+    /// Read repair: re-sends the chosen version to replicas that were seen to lack it.
+    fn repair(&mut self, partition: PartitionId, row: &Row, stale: &[(WorkerIx, Ballot)]) {
+        let Some(epoch) = self.partition(partition).map(|p| p.epoch) else { return };
+        for (worker, _) in stale {
+            let request = ReplicaRequest::Replicate { row: row.clone(), chosen: true, epoch };
+            if self.call(*worker, Target::Repair, request) {
+                self.out.counts.repairs_replicated += 1;
+            }
+        }
+    }
+
+    /// Hands the read to the key's slot, which makes the highest version chosen before it answers.
+    fn confirm(&mut self, id: Id) {
+        let Some(read) = self.reads.remove(id) else { return };
+        self.enqueue(Queued::confirm(read.op, read.since, read.deadline));
+    }
+
+    pub(super) fn read_timer(&mut self, id: Id) {
+        let now = self.now;
+        let Some(read) = self.reads.get_mut(id) else { return };
+        let attempts = read.attempts;
+        read.attempts += 1;
+        let (since, deadline, partition) = (read.since, read.deadline, read.partition);
+        let few = self.reachable(partition) < majority(self.replicas(partition).len());
+        if now >= deadline || (few && now >= since + self.tuning.quorum_grace && !self.awaits_more(id)) {
+            let Some(read) = self.reads.remove(id) else { return };
+            return self.complete_read(read.op, read.since, Err(OpError::ReadUnavailable));
+        }
+        if attempts == 0 {
+            self.out.counts.hedged_slow += 1;
+        }
+        while self.ask(id, false, true) {}
+        self.set_read_timer(id, self.resend_delay(attempts + 1));
+    }
+}
+
+fn verdict(read: &Read, replicas: usize) -> Verdict {
+    let answers = read.asked.iter().filter_map(|a| match &a.state {
+        State::Answered(held) => Some((a.worker, a.digest, held)),
+        _ => None,
+    });
+    let answers: SmallVec<[(WorkerIx, bool, &Held); 3]> = answers.collect();
+    let (needed, holders_needed) = match read.op.level {
+        ReadLevel::One => (1, 1),
+        ReadLevel::Quorum => (majority(replicas), majority(replicas)),
+        ReadLevel::All => (replicas, majority(replicas)),
+    };
+    if answers.len() < needed {
+        return Verdict::Open;
+    }
+    let Some(highest) = answers.iter().map(|(_, _, held)| held.ballot).max() else { return Verdict::Open };
+    let holders = || answers.iter().filter(|(_, _, held)| held.ballot == highest);
+    if holders().count() < holders_needed {
+        return Verdict::Unequal;
+    }
+    let stale = answers.iter().filter(|(_, _, held)| held.ballot < highest);
+    let stale = stale.map(|(worker, _, held)| (*worker, held.ballot)).collect();
+    // A whole answer, or nothing to fetch because nobody ever wrote the key.
+    let whole = holders().find(|(_, digest, held)| !digest || held.ballot == Ballot::ZERO);
+    match (whole, holders().next()) {
+        (Some((source, _, held)), _) => Verdict::Agreed { row: held.row.clone(), source: *source, stale },
+        (None, Some((holder, _, _))) => Verdict::NeedRow { holder: *holder },
+        (None, None) => Verdict::Open,
+    }
+}

@@ -1,0 +1,6 @@
+//! The core against modelled replicas: directed cases, and random schedules whose histories are checked.
+
+mod directed;
+mod linearizable;
+mod random;
+mod world;

@@ -1,0 +1,191 @@
+//! Listing keys: every worker that can be reached gives its page of the same range, and the pages are merged.
+//!
+//! A key that a quorum acknowledged is on two of its three replicas; as long as at most one replica of each partition is
+//! out of reach, at least one page has it. For each key the highest ballot wins, tombstones included, so a stale copy does
+//! not show a deleted key. Weak all the same: pages are read one after the other, and while clients write.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tercet_common::quorum::majority;
+use tercet_common::{Content, KeyHash, PARTITIONS, PartitionId, Row, UnixMillis};
+use tercet_proto::v1;
+
+use super::api::{KeyCount, OpError, ScanFilter, ScanPage, ScanPosition, WorkerReadError};
+use super::cluster::{Cluster, Formed};
+use crate::replica::link::Link;
+
+/// A page of a worker takes no longer.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most rows asked of a worker at once.
+const PAGE_ROWS_MAX: usize = 10_000;
+
+const LAST: u32 = PARTITIONS as u32 - 1;
+
+pub(super) async fn scan(
+    cluster: &Cluster,
+    from: ScanPosition,
+    filter: ScanFilter,
+) -> Result<ScanPage, OpError> {
+    let formed = cluster.formed().ok_or(OpError::Loading)?;
+    let available = available(formed)?;
+    let request = v1::ScanRequest {
+        first_partition: from.partition.get().into(),
+        last_partition: LAST,
+        from_hash: from.hash.0.to_vec().into(),
+        limit: filter.limit.clamp(1, PAGE_ROWS_MAX) as u32,
+        with_data: filter.with_data,
+        expired_by_ms: filter.expired_by.map(|at| at.0),
+        // A tombstone must be seen to outvote a stale value. Expired rows are judged by a read of each.
+        with_tombstones: filter.expired_by.is_none(),
+    };
+    let pages = join_all(available.iter().map(|link| page(link, request.clone()))).await;
+    let pages: Vec<ScanPage> = pages.into_iter().collect::<Result<_, _>>().map_err(|error| {
+        tracing::warn!(%error, "a worker did not answer a scan");
+        OpError::ReadUnavailable
+    })?;
+    Ok(merge(pages, filter, UnixMillis::now()))
+}
+
+/// The workers to scan; an error when some partition has too few of them.
+fn available(formed: &Formed) -> Result<Vec<&Link>, OpError> {
+    let up: Vec<bool> = formed.links.iter().map(|link| link.is_available()).collect();
+    let quorum = majority(formed.config.replicas);
+    let covered = PartitionId::all()
+        .all(|id| formed.ring.preference_list(id).iter().filter(|ix| up[**ix]).count() >= quorum);
+    if !covered {
+        return Err(OpError::ReadUnavailable);
+    }
+    Ok(formed.links.iter().filter(|link| link.is_available()).map(|link| &**link).collect())
+}
+
+/// Merges pages of the same range. What lies past the end of the shortest unfinished page is not known yet, so the
+/// merged page ends there.
+fn merge(pages: Vec<ScanPage>, filter: ScanFilter, now: UnixMillis) -> ScanPage {
+    let next = pages.iter().filter_map(|page| page.next).min();
+    let mut newest: BTreeMap<ScanPosition, Row> = BTreeMap::new();
+    for row in pages.into_iter().flat_map(|page| page.rows) {
+        let place = ScanPosition { partition: row.key.partition(), hash: row.key.hash() };
+        if next.is_some_and(|next| place >= next) {
+            continue;
+        }
+        match newest.get(&place) {
+            Some(other) if other.ballot >= row.ballot => {}
+            _ => drop(newest.insert(place, row)),
+        }
+    }
+    let wanted = |row: &Row| match filter.expired_by {
+        None => row.content.is_live(now),
+        Some(by) => row.content.expires_at().is_some_and(|at| at <= by),
+    };
+    ScanPage { rows: newest.into_values().filter(wanted).collect(), next }
+}
+
+async fn page(link: &Link, request: v1::ScanRequest) -> Result<ScanPage, String> {
+    let mut client = link.client().ok_or_else(|| "the worker is not connected".to_owned())?;
+    let call = client.scan(link.authorize(request));
+    let reply = tokio::time::timeout(PAGE_TIMEOUT, call).await.map_err(|_| "no answer in time".to_owned())?;
+    let reply = reply.map_err(|status| status.message().to_owned())?.into_inner();
+    let rows =
+        reply.rows.into_iter().map(Row::try_from).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    let next = reply.next.map(position).transpose()?;
+    Ok(ScanPage { rows, next })
+}
+
+fn position(wire: v1::ScanPosition) -> Result<ScanPosition, String> {
+    let partition = tercet_proto::convert::partition_from_wire(wire.partition).map_err(|e| e.to_string())?;
+    let hash = KeyHash(wire.hash.as_ref().try_into().map_err(|_| "a key hash has 16 bytes".to_owned())?);
+    Ok(ScanPosition { partition, hash })
+}
+
+/// Each partition is counted by its first replica in reach.
+pub(super) async fn count(cluster: &Cluster) -> Result<KeyCount, OpError> {
+    let formed = cluster.formed().ok_or(OpError::Loading)?;
+    let up: Vec<bool> = formed.links.iter().map(|link| link.is_available()).collect();
+    let mut shares: Vec<Vec<u32>> = vec![Vec::new(); formed.links.len()];
+    for id in PartitionId::all() {
+        let counter = formed.ring.preference_list(id).iter().find(|ix| up[**ix]);
+        shares[*counter.ok_or(OpError::ReadUnavailable)?].push(id.get().into());
+    }
+    let now_ms = UnixMillis::now().0;
+    let counts = formed.links.iter().zip(shares).filter(|(_, share)| !share.is_empty()).map(
+        |(link, partitions)| async move {
+            let mut client = link.client().ok_or(OpError::ReadUnavailable)?;
+            let call = client.count(link.authorize(v1::CountRequest { partitions, now_ms }));
+            let reply =
+                tokio::time::timeout(PAGE_TIMEOUT, call).await.map_err(|_| OpError::ReadUnavailable)?;
+            let reply = reply.map_err(|_| OpError::ReadUnavailable)?.into_inner();
+            Ok(KeyCount { live: reply.live, expiring: reply.expiring })
+        },
+    );
+    let mut total = KeyCount::default();
+    for count in join_all(counts).await {
+        let count = count?;
+        total.live += count.live;
+        total.expiring += count.expiring;
+    }
+    Ok(total)
+}
+
+pub(super) async fn worker_page(
+    cluster: &Cluster,
+    worker: String,
+    from: ScanPosition,
+    limit: usize,
+) -> Result<ScanPage, WorkerReadError> {
+    let link = cluster.formed().and_then(|f| f.links.iter().find(|link| link.id().as_str() == worker));
+    let Some(link) = link.filter(|link| link.client().is_some()) else {
+        return Err(WorkerReadError::Unknown(worker));
+    };
+    let request = v1::ScanRequest {
+        first_partition: from.partition.get().into(),
+        last_partition: LAST,
+        from_hash: from.hash.0.to_vec().into(),
+        limit: limit.clamp(1, PAGE_ROWS_MAX) as u32,
+        with_data: true,
+        expired_by_ms: None,
+        with_tombstones: false,
+    };
+    let mut page = page(link, request).await.map_err(|error| WorkerReadError::Failed(worker, error))?;
+    let now = UnixMillis::now();
+    page.rows.retain(|row| row.content.is_live(now) && !matches!(row.content, Content::Tombstone));
+    Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use tercet_common::{Ballot, Key, VectorClock};
+
+    use super::*;
+
+    const KEYS: ScanFilter = ScanFilter { limit: 10, with_data: true, expired_by: None };
+
+    fn row(key: &str, seq: u64, content: Content) -> Row {
+        let key = Key::new(key.to_owned()).unwrap();
+        Row { key, ballot: Ballot { seq, ..Ballot::ZERO }, clock: VectorClock::new(), content }
+    }
+
+    fn value(text: &'static str) -> Content {
+        Content::string(text, None)
+    }
+
+    #[test]
+    fn the_highest_ballot_wins_also_as_a_tombstone() {
+        let stale = ScanPage { rows: vec![row("a", 1, value("old")), row("b", 1, value("b"))], next: None };
+        let fresh = ScanPage { rows: vec![row("a", 2, Content::Tombstone)], next: None };
+        let page = merge(vec![stale, fresh], KEYS, UnixMillis(0));
+        assert_eq!(page.rows, [row("b", 1, value("b"))]);
+    }
+
+    #[test]
+    fn a_page_ends_where_the_shortest_unfinished_one_does() {
+        let mut rows: Vec<Row> = (0..20).map(|n| row(&format!("k{n}"), 1, value("v"))).collect();
+        rows.sort_by_key(|row| (row.key.partition(), row.key.hash()));
+        let place = |row: &Row| ScanPosition { partition: row.key.partition(), hash: row.key.hash() };
+        let short = ScanPage { rows: rows[..5].to_vec(), next: Some(place(&rows[5])) };
+        let long = ScanPage { rows: rows[..12].to_vec(), next: Some(place(&rows[12])) };
+        let page = merge(vec![long, short], KEYS, UnixMillis(0));
+        assert_eq!((page.rows.as_slice(), page.next), (&rows[..5], Some(place(&rows[5]))));
+    }
+}

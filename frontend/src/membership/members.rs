@@ -1,0 +1,470 @@
+//! Who the workers are, as they say themselves: addresses, identities, health. A plain struct: beats and `now` go in,
+//! views come out.
+//!
+//! A worker registers by its first beat on a stream, which gives it a *session*; beats of an older session of the same
+//! worker are refused, so that a half-dead connection cannot overwrite what a newer one said.
+//!
+//! Being registered and being allowed to vote are two things, see [`Standing`]. A worker votes only once it has
+//! confirmed the ring's configuration **over the data that it is known by**: a member that returns with another uuid
+//! has lost its promises, and a replica that forgot its promises breaks the register protocol.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tercet_common::detector::{Detector, DetectorConfig, Transition, Verdict};
+use tercet_common::{RingConfig, UnixMillis, WorkerId};
+
+use super::beat::{Beat, Identity, Report};
+use crate::coordinator::status::Health;
+
+/// The most workers that a frontend keeps track of: the members of the largest ring and as many spares again, thrice.
+pub const WORKERS_MAX: usize = 1_024;
+
+/// What a worker is to the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// Not in the configuration: alive, and waiting for a ring change to use it.
+    Spare,
+    /// In the configuration, and has not confirmed it yet.
+    Joining,
+    /// In the configuration, and holds it durably: the only standing in which it counts as a replica.
+    Member,
+    /// In the configuration, and holds a different one.
+    Conflict,
+    /// In the configuration, but over other data than the member that confirmed it. It must not vote.
+    Replaced,
+}
+
+/// All workers at one moment, sorted by id: the members of the configuration, seen or not, and the spares.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct MembersView {
+    pub workers: Vec<WorkerView>,
+}
+
+impl MembersView {
+    pub fn get(&self, id: &WorkerId) -> Option<&WorkerView> {
+        self.workers.binary_search_by(|w| w.id.cmp(id)).ok().map(|i| &self.workers[i])
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerView {
+    pub id: WorkerId,
+    pub standing: Standing,
+    pub health: Health,
+    /// How often it came back from the dead.
+    pub returns: u32,
+    /// What it said last; `None` before it registered.
+    pub seen: Option<Seen>,
+}
+
+impl WorkerView {
+    /// Where to dial it, once it has registered.
+    pub fn address(&self) -> Option<&str> {
+        self.seen.as_ref().map(|seen| seen.address.as_str())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub address: String,
+    pub identity: Identity,
+    pub journal_seq: u64,
+    pub zone: String,
+    pub virtual_nodes: u32,
+    pub version: String,
+    pub report: Report,
+    /// Time since the last beat when the view was taken, and the beat's wall-clock time.
+    pub age: Duration,
+    pub last_beat: UnixMillis,
+}
+
+/// The right to beat for a worker; the newest one counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session(u64);
+
+/// Why a worker may not register or go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    #[error(
+        "worker id {id} is in use by another worker (uuid {holder}), which is alive; give this one (uuid {claimant}) \
+         an id of its own, or stop the other"
+    )]
+    IdInUse { id: WorkerId, holder: String, claimant: String },
+    #[error(
+        "a later start of worker {id} is known (boot generation {known}, this is {claimed}): this process, or the \
+         database that it was restored from, is out of date"
+    )]
+    OutOfDate { id: WorkerId, known: u64, claimed: u64 },
+    #[error("this frontend knows {WORKERS_MAX} workers already")]
+    TooMany,
+    #[error("worker {0} has registered on another stream")]
+    Superseded(WorkerId),
+    #[error("a heartbeat stream speaks for one worker and one start of it")]
+    OtherWorker,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    beat: Beat,
+    session: Session,
+    last_beat: UnixMillis,
+    standing: Standing,
+}
+
+/// The registry.
+#[derive(Debug)]
+pub struct Members {
+    detector: Detector,
+    ring: RingConfig,
+    workers: BTreeMap<WorkerId, Entry>,
+    /// The data, by uuid, over which each member confirmed the configuration since this frontend started.
+    bound: BTreeMap<WorkerId, String>,
+    sessions: u64,
+}
+
+impl Members {
+    /// `ring` is the configuration whose members are expected.
+    pub fn new(detector: DetectorConfig, ring: RingConfig) -> Self {
+        Self {
+            detector: Detector::new(detector),
+            ring,
+            workers: BTreeMap::new(),
+            bound: BTreeMap::new(),
+            sessions: 0,
+        }
+    }
+
+    /// The first beat of a stream.
+    pub fn register(
+        &mut self,
+        beat: Beat,
+        now: Duration,
+        wall: UnixMillis,
+    ) -> Result<Session, RegisterError> {
+        let id = &beat.worker;
+        if let Some(known) = self.workers.get(id) {
+            let (holder, claimant) = (&known.beat.identity, &beat.identity);
+            if holder.uuid != claimant.uuid && self.detector.verdict(id, now) != Verdict::Dead {
+                let (holder, claimant) = (holder.uuid.clone(), claimant.uuid.clone());
+                return Err(RegisterError::IdInUse { id: id.clone(), holder, claimant });
+            }
+            if holder.uuid == claimant.uuid && holder.boot_generation > claimant.boot_generation {
+                let (known, claimed) = (holder.boot_generation, claimant.boot_generation);
+                return Err(RegisterError::OutOfDate { id: id.clone(), known, claimed });
+            }
+        } else {
+            self.make_room(id, now)?;
+        }
+        self.sessions += 1;
+        let session = Session(self.sessions);
+        let standing = self.standing_of_newcomer(&beat);
+        self.detector.heartbeat(id, now, beat.report.database_commits);
+        self.workers.insert(id.clone(), Entry { session, last_beat: wall, standing, beat });
+        Ok(session)
+    }
+
+    /// A further beat of a stream.
+    pub fn beat(
+        &mut self,
+        session: Session,
+        beat: Beat,
+        now: Duration,
+        wall: UnixMillis,
+    ) -> Result<(), RegisterError> {
+        let entry = match self.workers.get_mut(&beat.worker) {
+            Some(entry) if entry.session == session => entry,
+            Some(entry) if entry.session.0 > session.0 => return Err(RegisterError::Superseded(beat.worker)),
+            // Another id than the stream's, or a spare that had to make room.
+            _ => return Err(RegisterError::OtherWorker),
+        };
+        if entry.beat.identity != beat.identity {
+            return Err(RegisterError::OtherWorker);
+        }
+        self.detector.heartbeat(&beat.worker, now, beat.report.database_commits);
+        entry.beat = beat;
+        entry.last_beat = wall;
+        Ok(())
+    }
+
+    /// Members of the ring always have room; of the spares the one that is silent the longest makes it.
+    fn make_room(&mut self, newcomer: &WorkerId, now: Duration) -> Result<(), RegisterError> {
+        let spares = |id: &&WorkerId| self.ring.index_of(id).is_none();
+        let room = WORKERS_MAX - self.ring.members.len();
+        if self.ring.index_of(newcomer).is_some() || self.workers.keys().filter(spares).count() < room {
+            return Ok(());
+        }
+        let dead = |id: &&WorkerId| self.detector.verdict(id, now) == Verdict::Dead;
+        let silent =
+            self.workers.keys().filter(spares).filter(dead).max_by_key(|id| self.detector.age(id, now));
+        let silent = silent.cloned().ok_or(RegisterError::TooMany)?;
+        self.workers.remove(&silent);
+        self.detector.forget(&silent);
+        Ok(())
+    }
+
+    fn standing_of_newcomer(&self, beat: &Beat) -> Standing {
+        if self.ring.index_of(&beat.worker).is_none() {
+            return Standing::Spare;
+        }
+        match (self.bound.get(&beat.worker), self.workers.get(&beat.worker)) {
+            (Some(uuid), _) if *uuid != beat.identity.uuid => Standing::Replaced,
+            // The same start of the same worker over a new connection: what it has confirmed stays confirmed.
+            (Some(_), Some(known)) if known.beat.identity == beat.identity => known.standing,
+            _ => Standing::Joining,
+        }
+    }
+
+    /// Other members are expected from now on; each has to confirm anew.
+    pub fn set_ring(&mut self, ring: RingConfig) {
+        self.ring = ring;
+        self.bound.clear();
+        for (id, entry) in &mut self.workers {
+            let member = self.ring.index_of(id).is_some();
+            entry.standing = if member { Standing::Joining } else { Standing::Spare };
+        }
+    }
+
+    /// The members that are to be asked whether they hold the configuration.
+    pub fn to_confirm(&self) -> Vec<(WorkerId, Identity, String)> {
+        let asked = |e: &&Entry| matches!(e.standing, Standing::Joining | Standing::Conflict);
+        let entries = self.workers.values().filter(asked);
+        entries.map(|e| (e.beat.worker.clone(), e.beat.identity.clone(), e.beat.address.clone())).collect()
+    }
+
+    /// The member answered. `false` if another identity has registered under its id meanwhile: the answer is void.
+    pub fn confirmed(&mut self, id: &WorkerId, identity: &Identity, holds_ours: bool) -> bool {
+        let Some(entry) = self.workers.get_mut(id).filter(|e| e.beat.identity == *identity) else {
+            return false;
+        };
+        if !matches!(entry.standing, Standing::Joining | Standing::Conflict) {
+            return false;
+        }
+        entry.standing = if holds_ours { Standing::Member } else { Standing::Conflict };
+        if holds_ours {
+            self.bound.insert(id.clone(), identity.uuid.clone());
+        }
+        true
+    }
+
+    /// Verdicts that changed since the last call.
+    pub fn changes(&mut self, now: Duration) -> Vec<Transition> {
+        self.detector.changes(now)
+    }
+
+    pub fn view(&self, now: Duration) -> MembersView {
+        let unseen = self.ring.members.iter().map(|m| &m.id).filter(|id| !self.workers.contains_key(*id));
+        let mut workers: Vec<_> = self.workers.keys().chain(unseen).map(|id| self.worker(id, now)).collect();
+        workers.sort_by(|a, b| a.id.cmp(&b.id));
+        MembersView { workers }
+    }
+
+    fn worker(&self, id: &WorkerId, now: Duration) -> WorkerView {
+        let entry = self.workers.get(id);
+        WorkerView {
+            id: id.clone(),
+            standing: entry.map_or(Standing::Joining, |e| e.standing),
+            health: self.detector.verdict(id, now).into(),
+            returns: self.detector.returns(id),
+            seen: entry.map(|e| Seen {
+                address: e.beat.address.clone(),
+                identity: e.beat.identity.clone(),
+                journal_seq: e.beat.journal_seq,
+                zone: e.beat.zone.clone(),
+                virtual_nodes: e.beat.virtual_nodes,
+                version: e.beat.version.clone(),
+                report: e.beat.report,
+                age: self.detector.age(id, now).unwrap_or_default(),
+                last_beat: e.last_beat,
+            }),
+        }
+    }
+}
+
+impl From<Verdict> for Health {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Unknown => Self::Unknown,
+            Verdict::Alive => Self::Alive,
+            Verdict::Suspect => Self::Suspect,
+            Verdict::Dead => Self::Dead,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tercet_common::{Epoch, Member, REPLICAS};
+
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn id(id: &str) -> WorkerId {
+        WorkerId::new(id).unwrap()
+    }
+
+    fn members() -> Members {
+        let ring = ["w1", "w2", "w3"].map(|w| Member { id: id(w), virtual_nodes: 128, zone: String::new() });
+        let config = RingConfig::new("c", Epoch(1), REPLICAS, ring.to_vec()).unwrap();
+        Members::new(DetectorConfig::default(), config)
+    }
+
+    fn beat(worker: &str, uuid: &str, boot_generation: u64) -> Beat {
+        Beat {
+            worker: id(worker),
+            identity: Identity { uuid: uuid.to_owned(), boot_generation },
+            address: format!("{worker}:7380"),
+            journal_seq: 0,
+            zone: String::new(),
+            virtual_nodes: 128,
+            version: "1".to_owned(),
+            report: Report { database_commits: true, ..Report::default() },
+        }
+    }
+
+    impl Members {
+        fn registers(
+            &mut self,
+            worker: &str,
+            uuid: &str,
+            generation: u64,
+            at: u64,
+        ) -> Result<Session, RegisterError> {
+            self.register(beat(worker, uuid, generation), s(at), UnixMillis(at as i64 * 1_000))
+        }
+
+        fn confirms(&mut self, worker: &str, uuid: &str, boot_generation: u64) -> bool {
+            self.confirmed(&id(worker), &Identity { uuid: uuid.to_owned(), boot_generation }, true)
+        }
+
+        fn sees(&self, worker: &str, at: u64) -> (Standing, Health) {
+            let view = self.view(s(at));
+            let worker = view.get(&id(worker)).unwrap();
+            (worker.standing, worker.health)
+        }
+    }
+
+    #[test]
+    fn members_of_the_ring_are_in_view_before_they_register() {
+        let view = members().view(s(0));
+        assert_eq!(view.workers.len(), 3);
+        assert!(view.workers.iter().all(|w| w.health == Health::Unknown && w.seen.is_none()));
+    }
+
+    #[test]
+    fn a_worker_outside_the_configuration_is_a_spare() {
+        let mut members = members();
+        members.registers("w9", "u9", 1, 0).unwrap();
+        assert_eq!(members.sees("w9", 0), (Standing::Spare, Health::Alive));
+        assert_eq!(members.to_confirm(), []);
+    }
+
+    #[test]
+    fn silence_kills_and_a_beat_revives() {
+        let mut members = members();
+        let session = members.registers("w1", "u1", 1, 0).unwrap();
+        assert_eq!(members.sees("w1", 5).1, Health::Suspect);
+        assert_eq!(members.sees("w1", 6).1, Health::Dead);
+        members.beat(session, beat("w1", "u1", 1), s(7), UnixMillis(7_000)).unwrap();
+        assert_eq!(members.sees("w1", 7).1, Health::Alive);
+        assert_eq!(members.view(s(7)).get(&id("w1")).unwrap().returns, 1);
+    }
+
+    #[test]
+    fn two_workers_cannot_share_an_id_while_the_first_is_alive() {
+        let mut members = members();
+        members.registers("w1", "u1", 1, 0).unwrap();
+        assert!(
+            matches!(members.registers("w1", "u2", 1, 5), Err(RegisterError::IdInUse { .. })),
+            "suspect lives"
+        );
+        assert!(members.registers("w1", "u2", 1, 6).is_ok(), "dead makes room");
+    }
+
+    #[test]
+    fn a_member_over_other_data_must_not_vote() {
+        let mut members = members();
+        members.registers("w1", "u1", 1, 0).unwrap();
+        assert!(members.confirms("w1", "u1", 1));
+        assert_eq!(members.sees("w1", 0).0, Standing::Member);
+        members.registers("w1", "u2", 1, 9).unwrap();
+        assert_eq!(members.sees("w1", 9).0, Standing::Replaced);
+        assert_eq!(members.to_confirm(), []);
+        members.registers("w1", "u1", 2, 30).unwrap();
+        assert_eq!(members.sees("w1", 30).0, Standing::Joining, "its own data is welcome again");
+    }
+
+    #[test]
+    fn an_older_start_of_a_worker_is_out_of_date() {
+        let mut members = members();
+        members.registers("w1", "u1", 5, 0).unwrap();
+        let error = members.registers("w1", "u1", 4, 60).unwrap_err();
+        assert_eq!(error, RegisterError::OutOfDate { id: id("w1"), known: 5, claimed: 4 });
+    }
+
+    #[test]
+    fn a_reconnect_stays_confirmed_and_a_restart_confirms_again() {
+        let mut members = members();
+        members.registers("w1", "u1", 1, 0).unwrap();
+        assert!(members.confirms("w1", "u1", 1));
+        members.registers("w1", "u1", 1, 1).unwrap();
+        assert_eq!(members.sees("w1", 1).0, Standing::Member);
+        members.registers("w1", "u1", 2, 2).unwrap();
+        assert_eq!(members.sees("w1", 2).0, Standing::Joining);
+        assert!(!members.confirms("w1", "u1", 1), "the answer of the life before is void");
+        assert!(members.confirms("w1", "u1", 2));
+    }
+
+    #[test]
+    fn the_newest_stream_of_a_worker_counts() {
+        let mut members = members();
+        let old = members.registers("w1", "u1", 1, 0).unwrap();
+        let mut moved = beat("w1", "u1", 1);
+        moved.address = "elsewhere:1".to_owned();
+        members.register(moved, s(1), UnixMillis(1_000)).unwrap();
+        let error = members.beat(old, beat("w1", "u1", 1), s(2), UnixMillis(2_000)).unwrap_err();
+        assert_eq!(error, RegisterError::Superseded(id("w1")));
+        assert_eq!(members.view(s(2)).get(&id("w1")).unwrap().address(), Some("elsewhere:1"));
+    }
+
+    #[test]
+    fn a_stream_cannot_change_its_worker() {
+        let mut members = members();
+        let session = members.registers("w1", "u1", 1, 0).unwrap();
+        for other in [beat("w2", "u1", 1), beat("w1", "u2", 1), beat("w1", "u1", 2)] {
+            let error = members.beat(session, other, s(1), UnixMillis(0)).unwrap_err();
+            assert_eq!(error, RegisterError::OtherWorker);
+        }
+    }
+
+    #[test]
+    fn spares_are_bounded_and_never_displace_members() {
+        let mut members = members();
+        let spares = WORKERS_MAX - 3;
+        for n in 0..spares {
+            members.registers(&format!("s{n}"), "u", 1, u64::from(n > 0) * 10).unwrap();
+        }
+        assert!(members.registers("one-more", "u", 1, 10).is_ok(), "s0 is dead and makes room");
+        assert!(members.view(s(10)).get(&id("s0")).is_none());
+        assert_eq!(members.registers("and-another", "u", 1, 10), Err(RegisterError::TooMany));
+        for member in ["w1", "w2", "w3"] {
+            members.registers(member, "u", 1, 10).unwrap();
+        }
+        assert_eq!(members.view(s(10)).workers.len(), WORKERS_MAX);
+    }
+
+    #[test]
+    fn another_ring_makes_members_confirm_again() {
+        let mut members = members();
+        members.registers("w1", "u1", 1, 0).unwrap();
+        members.registers("w4", "u4", 1, 0).unwrap();
+        members.confirms("w1", "u1", 1);
+        let ring = ["w1", "w4"].map(|w| Member { id: id(w), virtual_nodes: 128, zone: String::new() });
+        members.set_ring(RingConfig::new("c", Epoch(2), REPLICAS, ring.to_vec()).unwrap());
+        let asked: Vec<_> = members.to_confirm().into_iter().map(|(id, ..)| id.to_string()).collect();
+        assert_eq!(asked, ["w1", "w4"]);
+    }
+}

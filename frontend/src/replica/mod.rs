@@ -1,0 +1,3 @@
+//! The way to the workers: one [`link::Link`] each.
+
+pub mod link;

@@ -1,0 +1,190 @@
+//! A frontend at work: membership, coordinator, gateways, and the order in which they start and stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tercet_common::{Incarnation, WorkerId};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::coordinator::Coordinator;
+use crate::coordinator::cluster::{Cluster, ClusterEngine};
+use crate::coordinator::sweeper;
+use crate::membership::{self, MembersView, MembershipHandle, Standing};
+use crate::rest;
+
+/// How often metrics are drained and gauges looked at.
+const UPKEEP: Duration = Duration::from_secs(1);
+/// How long tasks may take to end.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Membership(#[from] membership::StartError),
+    #[error("the {protocol} listener {address} cannot be opened: {source} (setting `{setting}`)")]
+    Listen { protocol: &'static str, setting: &'static str, address: SocketAddr, source: io::Error },
+}
+
+/// Where a frontend listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub resp: SocketAddr,
+    pub rest: SocketAddr,
+    pub grpc: SocketAddr,
+}
+
+/// A frontend that has been started.
+pub struct Frontend {
+    pub addresses: Addresses,
+    pub coordinator: Coordinator,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// Runs a frontend until `shutdown`.
+pub async fn run(
+    config: Config,
+    prometheus: Option<PrometheusHandle>,
+    shutdown: CancellationToken,
+) -> Result<(), StartError> {
+    let frontend = Frontend::start(config, prometheus, shutdown.clone()).await?;
+    shutdown.cancelled().await;
+    frontend.stop().await;
+    Ok(())
+}
+
+impl Frontend {
+    /// Opens all listeners and returns; clients get LOADING until the cluster has formed.
+    pub async fn start(
+        config: Config,
+        prometheus: Option<PrometheusHandle>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let resp_listener = listen("RESP", "resp", config.resp_listen).await?;
+        let rest_listener = listen("REST", "rest", config.rest_listen).await?;
+        // 63 bits that no other life of a frontend has: see `Incarnation`.
+        let incarnation = Incarnation(rand::random::<u64>() >> 1 | 1);
+        let membership = Arc::new(membership::start(&config, incarnation).await?);
+        let addresses = Addresses {
+            resp: resp_listener.local_addr().unwrap_or(config.resp_listen),
+            rest: rest_listener.local_addr().unwrap_or(config.rest_listen),
+            grpc: membership.local_addr(),
+        };
+        tracing::info!(incarnation = format!("{:016x}", incarnation.0), resp = %addresses.resp, rest = %addresses.rest,
+            grpc = %addresses.grpc, "frontend starting");
+
+        let cluster = Cluster::new(config.clone(), membership.clone(), incarnation);
+        let coordinator = Coordinator::new(Arc::new(ClusterEngine(cluster.clone())));
+        let tasks = TaskTracker::new();
+        let until = shutdown.clone();
+        let background = {
+            let (cluster, coordinator) = (cluster.clone(), coordinator.clone());
+            let (tasks, prometheus) = (tasks.clone(), prometheus.clone());
+            let sweep_interval = config.sweep_interval;
+            async move {
+                tokio::join!(
+                    form(&cluster, &membership, &tasks, &until),
+                    cluster.run_timers(),
+                    sweeper::run(coordinator, sweep_interval),
+                    upkeep(&cluster, prometheus),
+                );
+            }
+        };
+        let until = shutdown.clone();
+        tasks.spawn(async move { until.run_until_cancelled(background).await });
+        let rest =
+            rest::serve(rest_listener, config.clone(), coordinator.clone(), prometheus, shutdown.clone());
+        tasks.spawn(rest);
+        tasks.close();
+        Ok(Self { addresses, coordinator, tasks, shutdown })
+    }
+
+    /// Lets commands that are under way end, closes connections, and waits for all tasks, a bounded time.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        if tokio::time::timeout(SHUTDOWN_PATIENCE, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end in time");
+        }
+        tracing::info!("frontend stopped");
+    }
+}
+
+async fn listen(
+    protocol: &'static str,
+    setting: &'static str,
+    address: SocketAddr,
+) -> Result<TcpListener, StartError> {
+    let failed = |source| StartError::Listen { protocol, setting, address, source };
+    TcpListener::bind(address).await.map_err(failed)
+}
+
+/// Waits for the ring, builds cores and links for it, and takes over the partitions once a quorum is connected.
+async fn form(
+    cluster: &Arc<Cluster>,
+    membership: &MembershipHandle,
+    tasks: &TaskTracker,
+    until: &CancellationToken,
+) {
+    let mut ring = membership.ring();
+    let view = match ring.wait_for(Option::is_some).await {
+        Ok(view) => view.clone(),
+        Err(_) => return,
+    };
+    let Some(view) = view else { return };
+    tracing::info!(
+        epoch = view.config.epoch.0,
+        members = view.config.member_list(),
+        "the cluster has formed"
+    );
+    for link in cluster.form(view.config.clone(), view.ring.clone()) {
+        let (address, members) = (watch::channel(None), membership.subscribe());
+        tasks.spawn(until.clone().run_until_cancelled_owned(follow(link.id().clone(), members, address.0)));
+        tasks.spawn(link.clone().run(address.1, cluster.clone(), until.clone()));
+    }
+    // Links come up one after the other; partitions whose quorum is there are taken over at once.
+    while cluster.status().partitions.unavailable > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.take_over_all();
+}
+
+/// Tells a link where its worker is, for as long as the worker may be asked.
+async fn follow(
+    id: WorkerId,
+    mut members: watch::Receiver<Arc<MembersView>>,
+    address: watch::Sender<Option<String>>,
+) {
+    loop {
+        let now = {
+            let view = members.borrow_and_update();
+            let worker = view.get(&id).filter(|worker| worker.standing == Standing::Member);
+            worker.and_then(|worker| worker.address().map(str::to_owned))
+        };
+        address.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+        if members.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn upkeep(cluster: &Cluster, prometheus: Option<PrometheusHandle>) {
+    loop {
+        cluster.refresh();
+        if let Some(prometheus) = &prometheus {
+            prometheus.run_upkeep();
+        }
+        tokio::time::sleep(UPKEEP).await;
+    }
+}

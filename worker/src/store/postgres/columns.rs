@@ -1,0 +1,246 @@
+//! Between rows of ours and columns of PostgreSQL's.
+//!
+//! PostgreSQL has no unsigned numbers: everything that a ballot counts must fit 63 bits, which is checked on the way in.
+//! Batches travel as one array per column; values are borrowed, not copied, until the driver writes them out.
+
+use bytes::{Bytes, BytesMut};
+use tercet_common::{
+    Ballot, Content, DataType, Epoch, Incarnation, Key, PartitionId, Promise, Row, Term, UnixMillis,
+    VectorClock,
+};
+use tokio_postgres::Row as Stored;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+
+use super::super::codec::{decode_clock, encode_clock};
+use super::super::{CommitBatch, StoreError};
+
+/// `entry.kind` of a tombstone; other numbers are [`DataType`] codes.
+pub(super) const TOMBSTONE: i16 = 0;
+/// PostgreSQL takes messages below 1 GiB; the rest is room for what is not weighed.
+const BATCH_BYTES_MAX: usize = 960 * 1024 * 1024;
+
+type DriverError = Box<dyn std::error::Error + Sync + Send>;
+
+/// A key hash as a `bytea` of 16 bytes, without an allocation of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct HashColumn(pub(super) [u8; 16]);
+
+impl ToSql for HashColumn {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, DriverError> {
+        self.0.as_slice().to_sql(ty, out)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::BYTEA
+    }
+
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for HashColumn {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, DriverError> {
+        Ok(Self(raw.try_into()?))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::BYTEA
+    }
+}
+
+pub(super) fn signed(number: u64) -> Result<i64, StoreError> {
+    i64::try_from(number).map_err(|_| StoreError::Failed(format!("{number} does not fit a stored number")))
+}
+
+pub(super) fn unsigned(number: i64) -> Result<u64, StoreError> {
+    u64::try_from(number).map_err(|_| StoreError::Failed(format!("a stored number is negative: {number}")))
+}
+
+pub(super) fn smallint(partition: PartitionId) -> i16 {
+    partition.get().cast_signed()
+}
+
+/// A promise from three columns.
+pub(super) fn promise_at(row: &Stored, column: usize) -> Result<Promise, StoreError> {
+    let number = |offset: usize| unsigned(row.get(column + offset));
+    let term = Term { n: number(1)?, incarnation: Incarnation(number(2)?) };
+    Ok(Promise { epoch: Epoch(number(0)?), term })
+}
+
+/// A ballot from four columns.
+pub(super) fn ballot_at(row: &Stored, column: usize) -> Result<Ballot, StoreError> {
+    Ok(promise_at(row, column)?.ballot(unsigned(row.get(column + 3))?))
+}
+
+/// The columns of a whole row, in the order that [`row_at`] expects. `e` is the entry.
+pub(super) const ROW_COLUMNS: &str =
+    "e.epoch, e.n, e.incarnation, e.seq, e.key, e.clock, e.kind, e.expires_at";
+
+/// A row from the columns of [`ROW_COLUMNS`], beginning at `column`, and its value.
+pub(super) fn row_at(row: &Stored, column: usize, value: Option<&[u8]>) -> Result<Row, StoreError> {
+    let damaged = |what: &str| StoreError::Failed(format!("a stored row is damaged: {what}"));
+    let key: &[u8] = row.get(column + 4);
+    let kind: i16 = row.get(column + 6);
+    let content = if kind == TOMBSTONE {
+        Content::Tombstone
+    } else {
+        let data_type = u8::try_from(kind).ok().and_then(DataType::from_code);
+        Content::Value {
+            data_type: data_type.ok_or_else(|| damaged("its type is unknown"))?,
+            data: Bytes::copy_from_slice(value.unwrap_or_default()),
+            expires_at: row.get::<_, Option<i64>>(column + 7).map(UnixMillis),
+        }
+    };
+    Ok(Row {
+        key: Key::new(Bytes::copy_from_slice(key)).map_err(|_| damaged("its key is too long"))?,
+        ballot: ballot_at(row, column)?,
+        clock: decode_clock(row.get(column + 5))?,
+        content,
+    })
+}
+
+/// Ballots as arrays, one per column.
+#[derive(Default)]
+pub(super) struct Ballots {
+    pub(super) epoch: Vec<i64>,
+    pub(super) n: Vec<i64>,
+    pub(super) incarnation: Vec<i64>,
+    pub(super) seq: Vec<i64>,
+}
+
+impl Ballots {
+    fn with_capacity(len: usize) -> Self {
+        let column = || Vec::with_capacity(len);
+        Self { epoch: column(), n: column(), incarnation: column(), seq: column() }
+    }
+
+    pub(super) fn push(&mut self, ballot: Ballot) -> Result<(), StoreError> {
+        self.epoch.push(signed(ballot.epoch.0)?);
+        self.n.push(signed(ballot.term.n)?);
+        self.incarnation.push(signed(ballot.term.incarnation.0)?);
+        self.seq.push(signed(ballot.seq)?);
+        Ok(())
+    }
+}
+
+/// The rows of a batch as arrays, one per column of `tercet.entry`.
+pub(super) struct RowColumns<'a> {
+    pub(super) partition: Vec<i16>,
+    pub(super) hash: Vec<HashColumn>,
+    pub(super) key: Vec<&'a [u8]>,
+    pub(super) ballot: Ballots,
+    clock: Vec<Vec<u8>>,
+    kind: Vec<i16>,
+    value: Vec<Option<&'a [u8]>>,
+    expires_at: Vec<Option<i64>>,
+}
+
+impl<'a> RowColumns<'a> {
+    pub(super) fn new(rows: &'a [Row]) -> Result<Self, StoreError> {
+        let bytes: usize = rows.iter().map(Row::weight).sum();
+        if bytes > BATCH_BYTES_MAX {
+            return Err(StoreError::Failed(format!("{bytes} bytes are too many for one transaction")));
+        }
+        let mut ballot = Ballots::with_capacity(rows.len());
+        rows.iter().try_for_each(|row| ballot.push(row.ballot))?;
+        let value = |row: &'a Row| match &row.content {
+            Content::Tombstone => (TOMBSTONE, None, None),
+            Content::Value { data_type, data, expires_at } => {
+                (i16::from(data_type.code()), Some(data.as_ref()), expires_at.map(|at| at.0))
+            }
+        };
+        Ok(Self {
+            partition: rows.iter().map(|row| smallint(row.key.partition())).collect(),
+            hash: rows.iter().map(|row| HashColumn(row.key.hash().0)).collect(),
+            key: rows.iter().map(|row| row.key.as_bytes()).collect(),
+            ballot,
+            clock: rows.iter().map(|row| encode_clock(&row.clock)).collect(),
+            kind: rows.iter().map(|row| value(row).0).collect(),
+            value: rows.iter().map(|row| value(row).1).collect(),
+            expires_at: rows.iter().map(|row| value(row).2).collect(),
+        })
+    }
+
+    /// `$1` to `$11`: partition, key_hash, key, epoch, n, incarnation, seq, clock, kind, value, expires_at.
+    pub(super) fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let Ballots { epoch, n, incarnation, seq } = &self.ballot;
+        vec![
+            &self.partition,
+            &self.hash,
+            &self.key,
+            epoch,
+            n,
+            incarnation,
+            seq,
+            &self.clock,
+            &self.kind,
+            &self.value,
+            &self.expires_at,
+        ]
+    }
+
+    /// (partition, hash) ascending, each once: the order in which concurrent commits lock rows without deadlock.
+    pub(super) fn is_sorted(&self) -> bool {
+        self.partition.iter().zip(&self.hash).is_sorted_by(|a, b| a < b)
+    }
+}
+
+/// What a batch raises on partitions, as arrays: each partition once, ascending. Zeros raise nothing.
+pub(super) struct PartitionColumns {
+    pub(super) id: Vec<i16>,
+    promise: Ballots,
+    flush: Ballots,
+    flush_clock: Vec<Vec<u8>>,
+}
+
+impl PartitionColumns {
+    pub(super) fn new(
+        promises: &[(PartitionId, Promise)],
+        flushes: &[(PartitionId, Ballot, VectorClock)],
+    ) -> Result<Self, StoreError> {
+        let mut raised: std::collections::BTreeMap<PartitionId, (Promise, Ballot, Option<&VectorClock>)> =
+            std::collections::BTreeMap::new();
+        for (partition, promise) in promises {
+            let entry = raised.entry(*partition).or_default();
+            entry.0 = entry.0.max(*promise);
+        }
+        for (partition, ballot, clock) in flushes {
+            let entry = raised.entry(*partition).or_default();
+            if *ballot > entry.1 {
+                (entry.1, entry.2) = (*ballot, Some(clock));
+            }
+        }
+        let mut columns = Self {
+            id: raised.keys().copied().map(smallint).collect(),
+            promise: Ballots::with_capacity(raised.len()),
+            flush: Ballots::with_capacity(raised.len()),
+            flush_clock: Vec::with_capacity(raised.len()),
+        };
+        for (promise, flush, clock) in raised.into_values() {
+            columns.promise.push(promise.ballot(0))?;
+            columns.flush.push(flush)?;
+            columns.flush_clock.push(clock.map(encode_clock).unwrap_or_default());
+        }
+        Ok(columns)
+    }
+
+    /// In order: id; epoch, n, incarnation of the promise; epoch, n, incarnation, seq of the flush; flush_clock.
+    pub(super) fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let (promise, flush) = (&self.promise, &self.flush);
+        vec![
+            &self.id,
+            &promise.epoch,
+            &promise.n,
+            &promise.incarnation,
+            &flush.epoch,
+            &flush.n,
+            &flush.incarnation,
+            &flush.seq,
+            &self.flush_clock,
+        ]
+    }
+}
+
+/// The partitions that a batch flushes.
+pub(super) fn flushed(batch: &CommitBatch) -> Vec<i16> {
+    batch.flushes.iter().map(|flush| smallint(flush.0)).collect()
+}

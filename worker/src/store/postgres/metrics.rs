@@ -1,0 +1,41 @@
+//! Handles of the metrics that the store keeps.
+
+use metrics::{Counter, Gauge, Histogram};
+use tercet_common::metrics::{
+    COMMIT_ROWS, COMMIT_SECONDS, COMMITS, JOURNAL_SEQ, POOL_CONNECTIONS, POOL_WAIT_SECONDS,
+    POSTGRES_CONNECTED, POSTGRES_READ_SECONDS, POSTGRES_RECONNECTS,
+};
+
+pub(super) struct Metrics {
+    pub(super) commit_seconds: Histogram,
+    pub(super) commit_rows: Histogram,
+    pub(super) committed: Counter,
+    pub(super) aborted: Counter,
+    pub(super) unknown: Counter,
+    pub(super) read_seconds: Histogram,
+    pub(super) connected: Gauge,
+    pub(super) reconnects: Counter,
+    pub(super) pool_wait: Histogram,
+    pub(super) pool_in_use: Gauge,
+    pub(super) pool_idle: Gauge,
+    pub(super) journal_seq: Gauge,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        Self {
+            commit_seconds: COMMIT_SECONDS.histogram(&[]),
+            commit_rows: COMMIT_ROWS.histogram(&[]),
+            committed: COMMITS.counter(&["committed"]),
+            aborted: COMMITS.counter(&["aborted"]),
+            unknown: COMMITS.counter(&["unknown"]),
+            read_seconds: POSTGRES_READ_SECONDS.histogram(&[]),
+            connected: POSTGRES_CONNECTED.gauge(&[]),
+            reconnects: POSTGRES_RECONNECTS.counter(&[]),
+            pool_wait: POOL_WAIT_SECONDS.histogram(&[]),
+            pool_in_use: POOL_CONNECTIONS.gauge(&["in_use"]),
+            pool_idle: POOL_CONNECTIONS.gauge(&["idle"]),
+            journal_seq: JOURNAL_SEQ.gauge(&[]),
+        }
+    }
+}

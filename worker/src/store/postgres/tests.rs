@@ -1,0 +1,412 @@
+//! What only PostgreSQL can do to a store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tercet_common::{Content, Key, KeyHash, Row, UnixMillis, VectorClock, WorkerId};
+use tokio_postgres::Client;
+
+use super::super::suite::{self, Fixture, batch, promise, read_one, row};
+use super::super::{CommitBatch, CommitOutcome, RowOutcome, Store, StoreError};
+use super::columns::smallint;
+use super::{PostgresStore, maintain};
+use crate::Config;
+use crate::testing::TestPostgres;
+
+struct OnPostgres {
+    server: &'static TestPostgres,
+    database: String,
+}
+
+impl OnPostgres {
+    fn new() -> Self {
+        let server = TestPostgres::shared();
+        Self { server, database: server.create_database() }
+    }
+}
+
+impl Fixture for OnPostgres {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(store(&self.database))
+    }
+
+    fn plant(&self, row: Row, hash: KeyHash) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let client = connect(&self.server.as_superuser(&self.database)).await;
+            let clock = super::super::codec::encode_clock(&row.clock);
+            let (key, partition) = (row.key.as_bytes(), smallint(row.key.partition()));
+            let (seq, n) = (row.ballot.seq.cast_signed(), row.ballot.term.n.cast_signed());
+            let (epoch, incarnation) = (1i64, row.ballot.term.incarnation.0.cast_signed());
+            let sql = "INSERT INTO tercet.entry (partition, key_hash, key, epoch, n, incarnation, seq, clock, kind, value) \
+                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, 'mine')";
+            client
+                .execute(sql, &[&partition, &&hash.0[..], &key, &epoch, &n, &incarnation, &seq, &clock])
+                .await
+                .unwrap();
+        })
+    }
+}
+
+suite::tests!(OnPostgres::new());
+
+fn config(database: &str) -> Config {
+    let mut config = Config::new(WorkerId::new("w1").unwrap(), database);
+    config.statement_timeout = Duration::from_secs(20);
+    config
+}
+
+fn store(database: &str) -> PostgresStore {
+    let mut store = PostgresStore::new(&config(database)).unwrap();
+    store.lock_patience = Duration::from_millis(500);
+    store
+}
+
+async fn connect(database: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(database, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// An empty database on the shared server, and a superuser's connection to it.
+async fn database() -> (String, Client) {
+    let server = TestPostgres::shared();
+    let database = server.create_database();
+    let admin = connect(&server.as_superuser(&database)).await;
+    (database, admin)
+}
+
+async fn opened(database: &str) -> PostgresStore {
+    let store = store(database);
+    store.open().await.unwrap();
+    store
+}
+
+async fn put(store: &PostgresStore, row: Row) {
+    let outcome = store.commit(batch([row])).await;
+    let CommitOutcome::Committed { rows, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(rows, [RowOutcome::Stored]);
+}
+
+async fn refusal(store: &PostgresStore) -> String {
+    match store.open().await {
+        Err(StoreError::Refused(reason)) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits until a backend waits for a lock; PostgreSQL has no event for it.
+async fn wait_until_blocked(admin: &Client) {
+    let sql = "SELECT count(*) FROM pg_stat_activity \
+               WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while admin.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+const LOCK_ALL_ROWS: &str = "BEGIN; SELECT FROM tercet.entry FOR UPDATE";
+
+#[tokio::test]
+async fn a_server_killed_in_mid_commit_leaves_it_unknown_and_heals() {
+    // Starting and killing blocks; the tasks of connections must go on meanwhile.
+    let mut server = tokio::task::spawn_blocking(|| TestPostgres::start(&[])).await.unwrap();
+    let database = server.create_database();
+    let store = opened(&database).await;
+    put(&store, row("k", 1, "durable")).await;
+
+    let admin = connect(&server.as_superuser(&database)).await;
+    admin.batch_execute(LOCK_ALL_ROWS).await.unwrap();
+    let power_cut = async {
+        wait_until_blocked(&admin).await;
+        let killed = tokio::task::spawn_blocking(move || {
+            server.kill();
+            server
+        });
+        killed.await.unwrap()
+    };
+    let (outcome, mut server) = join(store.commit(batch([row("k", 2, "lost")])), power_cut).await;
+    assert!(matches!(outcome, CommitOutcome::Unknown(_)), "{outcome:?}");
+    assert!(matches!(store.prove_commit().await, Err(StoreError::Unreachable(_))));
+    let outcome = store.commit(batch([row("k", 3, "refused")])).await;
+    assert!(matches!(outcome, CommitOutcome::Aborted(StoreError::Unreachable(_))), "{outcome:?}");
+    assert!(matches!(store.open().await, Err(StoreError::Unreachable(_))), "there is no server");
+
+    let resumed = tokio::task::spawn_blocking(move || {
+        server.resume();
+        server
+    });
+    let _server = resumed.await.unwrap();
+    let loaded = store.open().await.unwrap();
+    assert_eq!((loaded.identity.boot_generation, loaded.identity.journal_seq), (2, 1));
+    assert_eq!(read_one(&store, "k").await, Some(row("k", 1, "durable")));
+    put(&store, row("k", 4, "healed")).await;
+}
+
+/// A transaction of a former life of the worker, which has written and not committed.
+async fn orphan(database: &str) -> (Client, Pid) {
+    let orphan = connect(&format!("{database} application_name='tercet 0123456789abcdef w1'")).await;
+    orphan.batch_execute("BEGIN; UPDATE tercet.entry SET value = 'orphaned', seq = 99").await.unwrap();
+    let pid: i32 = orphan.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    (orphan, Pid::from_raw(pid))
+}
+
+#[tokio::test]
+async fn an_orphaned_backend_is_ended_before_anything_is_read() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    put(&store, row("k", 1, "v")).await;
+    let (orphan, _) = orphan(&database).await;
+    store.open().await.unwrap();
+    assert!(orphan.batch_execute("COMMIT").await.is_err());
+    assert_eq!(read_one(&store, "k").await, Some(row("k", 1, "v")));
+    admin.batch_execute("SELECT").await.expect("sessions of other roles are left alone");
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_end_keeps_the_store_shut() {
+    let (database, _) = database().await;
+    let mut config = config(&database);
+    config.statement_timeout = Duration::from_millis(500);
+    let store = PostgresStore::new(&config).unwrap();
+    store.open().await.unwrap();
+    put(&store, row("k", 1, "v")).await;
+    let (orphan, pid) = orphan(&database).await;
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let stopped = store.open().await;
+    kill(pid, Signal::SIGCONT).unwrap();
+    assert!(matches!(stopped, Err(StoreError::Timeout(_))), "{stopped:?}");
+    store.open().await.unwrap();
+    assert!(orphan.batch_execute("COMMIT").await.is_err());
+    assert_eq!(read_one(&store, "k").await, Some(row("k", 1, "v")));
+}
+
+#[tokio::test]
+async fn a_server_that_could_lose_commits_is_refused() {
+    for setting in ["fsync", "full_page_writes"] {
+        let off: &str = if setting == "fsync" { "fsync=off" } else { "full_page_writes=off" };
+        let server = tokio::task::spawn_blocking(move || TestPostgres::start(&[off])).await.unwrap();
+        let reason = refusal(&store(&server.create_database())).await;
+        assert!(reason.contains(&format!("{setting} is off")), "{reason}");
+    }
+    let (database, admin) = database().await;
+    let name: String = admin.query_one("SELECT current_database()", &[]).await.unwrap().get(0);
+    for value in ["off", "local"] {
+        let set = format!("ALTER DATABASE {name} SET synchronous_commit = {value}");
+        admin.batch_execute(&set).await.unwrap();
+        let reason = refusal(&store(&database)).await;
+        assert!(reason.contains(&format!("synchronous_commit is {value}")), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_schema_from_the_future_is_refused() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    let newer = "INSERT INTO tercet.schema_history (version, name, applied_on, checksum) \
+                 VALUES (999, 'future', '2026-01-01T00:00:00Z', '1')";
+    admin.batch_execute(newer).await.unwrap();
+    let reason = refusal(&store).await;
+    assert_eq!(reason, "the database has schema version 999, this binary knows up to 2");
+}
+
+#[tokio::test]
+async fn a_database_of_another_worker_or_cluster_is_refused() {
+    let (database, _) = database().await;
+    opened(&database).await.close().await;
+    let mut other_worker = config(&database);
+    other_worker.id = WorkerId::new("w2").unwrap();
+    let reason = refusal(&PostgresStore::new(&other_worker).unwrap()).await;
+    assert!(reason.contains("belongs to worker `w1`"), "{reason}");
+    let mut other_cluster = config(&database);
+    other_cluster.cluster_id = "other".to_owned();
+    refusal(&PostgresStore::new(&other_cluster).unwrap()).await;
+    assert_eq!(
+        store(&database).open().await.unwrap().identity.boot_generation,
+        2,
+        "a refusal leaves no trace"
+    );
+}
+
+#[tokio::test]
+async fn what_waiting_cures_is_told_from_what_it_does_not() {
+    let (database, _) = database().await;
+    let nowhere = tempfile::tempdir().unwrap();
+    let nobody = store(&format!("host={} user=tercet", nowhere.path().display()));
+    assert!(matches!(nobody.open().await, Err(StoreError::Unreachable(_))));
+    let reason = refusal(&store(&database.replace("dbname=", "dbname=no_"))).await;
+    assert!(reason.contains("does not exist"), "{reason}");
+    refusal(&store(&database.replace("user=tercet", "user=nobody_of_that_name"))).await;
+    refusal(&store(&format!("{database} sslmode=require"))).await;
+    assert!(matches!(PostgresStore::new(&config("port=many")), Err(StoreError::Refused(_))));
+}
+
+#[tokio::test]
+async fn dead_pooled_connections_are_noticed() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    put(&store, row("k", 1, "v")).await;
+    assert!(read_one(&store, "k").await.is_some());
+    let end_pools = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+         WHERE datname = current_database() AND usename = 'tercet' \
+         AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')";
+    assert_eq!(admin.query(end_pools, &[]).await.unwrap().len(), 2, "a writer and a reader");
+    assert!(read_one(&store, "k").await.is_some());
+    put(&store, row("k", 2, "v")).await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_control_connection_is_the_end_of_the_store() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    let end_control = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    assert_eq!(admin.query(end_control, &[]).await.unwrap().len(), 1);
+    assert!(store.prove_commit().await.is_err());
+    let outcome = store.commit(batch([row("k", 1, "v")])).await;
+    assert!(matches!(outcome, CommitOutcome::Aborted(StoreError::Unreachable(_))), "{outcome:?}");
+    store.open().await.unwrap();
+    put(&store, row("k", 2, "v")).await;
+}
+
+#[tokio::test]
+async fn a_store_that_was_taken_over_makes_no_new_connection() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    admin.batch_execute("UPDATE tercet.identity SET boot_generation = boot_generation + 1").await.unwrap();
+    let outcome = store.commit(batch([row("k", 1, "v")])).await;
+    assert!(matches!(outcome, CommitOutcome::Aborted(StoreError::Refused(_))), "{outcome:?}");
+    assert!(matches!(store.prove_commit().await, Err(StoreError::Unreachable(_))), "lost");
+    store.open().await.unwrap();
+    assert_eq!(read_one(&store, "k").await, None);
+}
+
+#[tokio::test]
+async fn an_error_of_the_server_aborts_cleanly() {
+    let (database, admin) = database().await;
+    let mut config = config(&database);
+    config.statement_timeout = Duration::from_millis(300);
+    let store = PostgresStore::new(&config).unwrap();
+    store.open().await.unwrap();
+    put(&store, row("k", 1, "v")).await;
+    admin.batch_execute(LOCK_ALL_ROWS).await.unwrap();
+    let outcome = store.commit(batch([row("k", 2, "too late")])).await;
+    assert!(matches!(outcome, CommitOutcome::Aborted(StoreError::Timeout(_))), "{outcome:?}");
+    admin.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(read_one(&store, "k").await, Some(row("k", 1, "v")));
+    put(&store, row("k", 3, "the store is still good")).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_waits_for_loses_the_store() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    put(&store, row("k", 1, "v")).await;
+    admin.batch_execute(LOCK_ALL_ROWS).await.unwrap();
+    let mut abandoned = store.commit(batch([row("k", 2, "abandoned")]));
+    tokio::select! {
+        outcome = &mut abandoned => panic!("{outcome:?}"),
+        () = wait_until_blocked(&admin) => {}
+    }
+    drop(abandoned);
+    assert_eq!(store.prove_commit().now_or_never().map(|r| r.is_err()), Some(true));
+    // It was still waiting for the lock; after the opening it cannot land any more.
+    store.open().await.unwrap();
+    admin.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(read_one(&store, "k").await, Some(row("k", 1, "v")));
+}
+
+#[tokio::test]
+async fn a_checkpoint_lets_the_journal_be_pruned() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    let incarnation = row("k", 1, "").ballot.term.incarnation;
+    for seq in 1..=9 {
+        put(&store, row(&format!("{{t}}{seq}"), seq, "v")).await;
+    }
+    maintain::pass(&store.session().unwrap(), 2).await.unwrap();
+    let journal = async || -> Vec<i64> {
+        let rows = admin.query("SELECT seq FROM tercet.journal ORDER BY seq", &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    assert_eq!(journal().await, [8, 9]);
+    put(&store, row("{t}10", 10, "v")).await;
+
+    let partition = row("{t}", 0, "").key.partition().index();
+    for _ in 0..2 {
+        let loaded = store.open().await.unwrap();
+        assert_eq!(loaded.partitions[partition].vector, VectorClock::new().with_dot(incarnation, 10));
+        assert_eq!(loaded.partitions[partition].highest, row("k", 10, "").ballot);
+        assert_eq!(loaded.identity.journal_seq, 10);
+        // What was replayed is part of the next checkpoint, and an empty journal loses nothing.
+        maintain::pass(&store.session().unwrap(), 0).await.unwrap();
+        assert_eq!(journal().await, [0i64; 0]);
+    }
+    let outcome = store.commit(CommitBatch::default()).await;
+    assert!(matches!(outcome, CommitOutcome::Committed { journal_seq: 11, .. }), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_checkpoint_beside_commits_loses_nothing() {
+    let (database, _) = database().await;
+    let store = opened(&database).await;
+    let commits = async {
+        for seq in 1..=60 {
+            let promises = vec![(row("{t}", 0, "").key.partition(), promise(1, seq, 1))];
+            store.commit(CommitBatch { promises, ..batch([row(&format!("{{t}}{seq}"), seq, "v")]) }).await;
+        }
+    };
+    let checkpoints = async {
+        for _ in 0..20 {
+            maintain::pass(&store.session().unwrap(), 5).await.unwrap();
+        }
+    };
+    join(commits, checkpoints).await;
+    let loaded = store.open().await.unwrap();
+    let record = &loaded.partitions[row("{t}", 0, "").key.partition().index()];
+    assert_eq!((record.highest, record.promise), (row("k", 60, "").ballot, promise(1, 60, 1)));
+}
+
+#[tokio::test]
+async fn the_view_shows_any_bytes_to_people() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    put(&store, row("gr\u{fc}n", 1, "wert")).await;
+    put(&store, Row { content: Content::Tombstone, ..row("gone", 2, "") }).await;
+    let at = |millis| Some(UnixMillis(millis));
+    put(&store, Row { content: Content::string("v", at(86_400_000)), ..row("old", 3, "") }).await;
+    put(&store, Row { content: Content::string("v", at(i64::MAX)), ..row("forever", 4, "") }).await;
+    put(&store, Row { content: Content::string("v", at(i64::MIN)), ..row("never", 4, "") }).await;
+    let bytes = Key::new(vec![0xff, 0x00]).unwrap();
+    put(&store, Row { key: bytes, content: Content::string(vec![0x00], None), ..row("", 5, "") }).await;
+
+    let sql =
+        "SELECT key, value, kind, state, expires_at::text, clock, ballot FROM tercet.kv ORDER BY ballot, key";
+    admin.batch_execute("SET timezone = 'UTC'").await.unwrap();
+    let rows = admin.query(sql, &[]).await.unwrap();
+    let text = |row: usize, column: usize| rows[row].get::<_, Option<&str>>(column).unwrap_or("NULL");
+    let shown = |row| [0, 1, 2, 3, 4].map(|column| text(row, column));
+    assert_eq!(shown(0), ["gr\u{fc}n", "wert", "string", "live", "NULL"]);
+    assert_eq!(shown(1), ["gone", "NULL", "tombstone", "deleted", "NULL"]);
+    assert_eq!(shown(2), ["old", "v", "string", "expired", "1970-01-02 00:00:00+00"]);
+    assert_eq!(shown(3), ["forever", "v", "string", "live", "infinity"]);
+    assert_eq!(shown(4), ["never", "v", "string", "expired", "-infinity"]);
+    assert_eq!(shown(5), ["\\xff00", "\\x00", "string", "live", "NULL"]);
+    assert_eq!((text(0, 5), text(0, 6)), ("{7abcdef012345678:1}", "1.1.7abcdef012345678.1"));
+}
+
+#[tokio::test]
+async fn every_table_and_column_is_explained() {
+    let (database, admin) = database().await;
+    opened(&database).await;
+    let sql = "SELECT c.relname || coalesce('.' || a.attname, '') \
+         FROM pg_class AS c LEFT JOIN LATERAL (SELECT attname, attnum FROM pg_attribute \
+           WHERE attrelid = c.oid AND attnum > 0 UNION ALL SELECT NULL, 0) AS a ON true \
+         WHERE c.relnamespace = 'tercet'::regnamespace AND c.relkind IN ('r', 'v') \
+           AND c.relname <> 'schema_history' \
+           AND col_description(c.oid, a.attnum) IS NULL AND (a.attnum > 0 OR obj_description(c.oid) IS NULL)";
+    let missing: Vec<String> = admin.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(missing, [""; 0]);
+}

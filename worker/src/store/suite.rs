@@ -1,0 +1,499 @@
+//! The contract of [`Store`] as tests, for every implementation. `suite::tests!(fixture)` makes a test of each.
+
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, join_all};
+use tercet_common::{
+    Ballot, Content, Epoch, Incarnation, Key, KeyHash, PartitionId, Promise, Row, Term, UnixMillis,
+    VectorClock,
+};
+
+use super::{
+    CommitBatch, CommitOutcome, Count, Loaded, Page, RowOutcome, ScanFrom, ScanOptions, Store, StoreError,
+};
+
+/// One empty database of its own.
+pub(crate) trait Fixture: Send + Sync {
+    /// A store over the database, not open yet.
+    fn store(&self) -> Arc<dyn Store>;
+    /// Puts a row under a hash that is not its key's.
+    fn plant(&self, row: Row, hash: KeyHash) -> BoxFuture<'_, ()>;
+}
+
+macro_rules! tests {
+    ($fixture:expr) => {
+        $crate::store::suite::tests!(@each $fixture;
+            a_row_is_written_only_over_a_lower_ballot
+            ballots_compare_part_by_part
+            an_equal_ballot_counts_as_stored
+            a_batch_is_judged_row_by_row
+            another_key_under_the_same_hash_is_refused
+            every_commit_has_a_journal_seq
+            promises_are_never_lowered
+            promises_of_both_ways_and_flushes_meet_in_one_batch
+            a_flush_hides_what_is_below_it
+            pages_follow_the_order_and_miss_nothing
+            a_page_is_bounded_in_bytes
+            a_page_may_leave_out_data_and_tombstones
+            the_sweeper_sees_only_what_has_expired
+            the_count_minds_expiry_deletion_and_flush
+            all_is_there_after_a_restart
+            vectors_and_highest_ballots_survive_a_restart
+            the_boot_generation_grows
+            concurrent_commits_of_the_same_keys_all_end
+            large_values_and_any_bytes_survive
+            numbers_beyond_63_bits_are_refused_whole
+            one_ring_is_kept_per_epoch
+            a_second_store_is_refused_while_the_first_lives
+            a_closed_store_answers_unreachable
+        );
+    };
+    (@each $fixture:expr; $($name:ident)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            $crate::store::suite::$name(&$fixture).await;
+        })*
+    };
+}
+pub(crate) use tests;
+
+const OWNER: Incarnation = Incarnation(0x7abc_def0_1234_5678);
+
+pub(crate) fn promise(epoch: u64, n: u64, incarnation: u64) -> Promise {
+    Promise { epoch: Epoch(epoch), term: Term { n, incarnation: Incarnation(incarnation) } }
+}
+
+pub(crate) fn ballot(seq: u64) -> Ballot {
+    promise(1, 1, OWNER.0).ballot(seq)
+}
+
+pub(crate) fn row(key: &str, seq: u64, value: &str) -> Row {
+    Row {
+        key: Key::new(key.to_owned()).unwrap(),
+        ballot: ballot(seq),
+        clock: VectorClock::new().with_dot(OWNER, seq),
+        content: Content::string(value.to_owned(), None),
+    }
+}
+
+fn tombstone(key: &str, seq: u64) -> Row {
+    Row { content: Content::Tombstone, ..row(key, seq, "") }
+}
+
+fn expiring(key: &str, seq: u64, at: i64) -> Row {
+    Row { content: Content::string("v", Some(UnixMillis(at))), ..row(key, seq, "") }
+}
+
+fn place(row: &Row) -> (PartitionId, KeyHash) {
+    (row.key.partition(), row.key.hash())
+}
+
+pub(crate) fn batch(rows: impl IntoIterator<Item = Row>) -> CommitBatch {
+    let mut rows: Vec<_> = rows.into_iter().collect();
+    rows.sort_by_key(place);
+    CommitBatch { rows, ..CommitBatch::default() }
+}
+
+async fn opened(fixture: &dyn Fixture) -> (Arc<dyn Store>, Loaded) {
+    let store = fixture.store();
+    let loaded = store.open().await.unwrap();
+    (store, loaded)
+}
+
+async fn outcomes(store: &dyn Store, batch: CommitBatch) -> Vec<RowOutcome> {
+    match store.commit(batch).await {
+        CommitOutcome::Committed { rows, .. } => rows,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn put(store: &dyn Store, rows: impl IntoIterator<Item = Row>) {
+    let outcomes = outcomes(store, batch(rows)).await;
+    assert!(outcomes.iter().all(|outcome| *outcome == RowOutcome::Stored), "{outcomes:?}");
+}
+
+pub(crate) async fn read_one(store: &dyn Store, key: &str) -> Option<Row> {
+    let mut rows = store.read(vec![place(&row(key, 0, ""))]).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    rows.remove(0)
+}
+
+pub(crate) async fn a_row_is_written_only_over_a_lower_ballot(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    assert_eq!(read_one(&*store, "k").await, None);
+    put(&*store, [row("k", 5, "five")]).await;
+    let late = outcomes(&*store, batch([row("k", 4, "four")])).await;
+    assert_eq!(late, [RowOutcome::Superseded { ballot: ballot(5) }]);
+    assert_eq!(read_one(&*store, "k").await, Some(row("k", 5, "five")));
+    put(&*store, [tombstone("k", 6)]).await;
+    assert_eq!(read_one(&*store, "k").await, Some(tombstone("k", 6)));
+    put(&*store, [expiring("k", 7, 99)]).await;
+    assert_eq!(read_one(&*store, "k").await, Some(expiring("k", 7, 99)));
+}
+
+pub(crate) async fn ballots_compare_part_by_part(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let ascending = [
+        promise(1, 1, 1).ballot(9),
+        promise(1, 1, 2).ballot(1),
+        promise(1, 2, 1).ballot(0),
+        promise(2, 0, 0).ballot(0),
+        promise(2, 0, 0).ballot(1),
+    ];
+    for ballot in ascending {
+        put(&*store, [Row { ballot, ..row("k", 0, "v") }]).await;
+        assert_eq!(read_one(&*store, "k").await.unwrap().ballot, ballot);
+    }
+    for ballot in &ascending[..4] {
+        let late = outcomes(&*store, batch([Row { ballot: *ballot, ..row("k", 0, "late") }])).await;
+        assert_eq!(late, [RowOutcome::Superseded { ballot: ascending[4] }]);
+    }
+}
+
+pub(crate) async fn an_equal_ballot_counts_as_stored(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    put(&*store, [row("k", 5, "first")]).await;
+    put(&*store, [row("k", 5, "again")]).await;
+    assert_eq!(read_one(&*store, "k").await, Some(row("k", 5, "first")));
+}
+
+pub(crate) async fn a_batch_is_judged_row_by_row(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    put(&*store, [row("same", 5, "v"), row("newer", 9, "v")]).await;
+    let batch = batch([row("same", 5, "v"), row("newer", 5, "v"), row("absent", 5, "v")]);
+    let keys: Vec<_> = batch.rows.iter().map(|row| row.key.clone()).collect();
+    for (key, outcome) in keys.iter().zip(outcomes(&*store, batch).await) {
+        let expected = match key.as_bytes() {
+            b"newer" => RowOutcome::Superseded { ballot: ballot(9) },
+            _ => RowOutcome::Stored,
+        };
+        assert_eq!(outcome, expected, "{key:?}");
+    }
+    assert_eq!(read_one(&*store, "absent").await, Some(row("absent", 5, "v")));
+}
+
+pub(crate) async fn another_key_under_the_same_hash_is_refused(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let wanted = row("{t}wanted", 7, "v");
+    let squatter = row("{t}squatter", 3, "mine");
+    fixture.plant(squatter.clone(), wanted.key.hash()).await;
+    let outcomes = outcomes(&*store, batch([wanted.clone(), row("{t}other", 7, "v")])).await;
+    let collisions = outcomes.iter().filter(|o| **o == RowOutcome::KeyCollision).count();
+    assert_eq!((collisions, outcomes.len()), (1, 2), "{outcomes:?}");
+    assert_eq!(store.read(vec![place(&wanted)]).await.unwrap(), [Some(squatter)]);
+    assert_eq!(read_one(&*store, "{t}other").await, Some(row("{t}other", 7, "v")));
+}
+
+pub(crate) async fn every_commit_has_a_journal_seq(fixture: &dyn Fixture) {
+    let (store, loaded) = opened(fixture).await;
+    assert_eq!(loaded.identity.journal_seq, 0);
+    for expected in 1..=3 {
+        let outcome = store.commit(batch([row("k", expected, "v")])).await;
+        assert!(matches!(outcome, CommitOutcome::Committed { journal_seq, .. } if journal_seq == expected));
+    }
+    assert_eq!(store.open().await.unwrap().identity.journal_seq, 3);
+    let outcome = store.commit(CommitBatch::default()).await;
+    assert_eq!(outcome, CommitOutcome::Committed { journal_seq: 4, rows: Vec::new() });
+}
+
+pub(crate) async fn promises_are_never_lowered(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let [a, b, c] = [0, 1, 1023].map(|id| PartitionId::new(id).unwrap());
+    store.keep_promises(vec![(b, promise(2, 5, 9)), (a, promise(2, 5, 9))]).await.unwrap();
+    store.keep_promises(vec![(a, promise(2, 5, 8)), (b, promise(2, 6, 1))]).await.unwrap();
+    let promises = vec![(b, promise(1, 9, 9)), (c, promise(1, 0, 0)), (a, promise(2, 5, 10))];
+    outcomes(&*store, CommitBatch { promises, ..batch([]) }).await;
+    let loaded = store.open().await.unwrap();
+    let promised = |partition: PartitionId| loaded.partitions[partition.index()].promise;
+    assert_eq!(promised(a), promise(2, 5, 10));
+    assert_eq!(promised(b), promise(2, 6, 1));
+    assert_eq!(promised(c), promise(1, 0, 0));
+    assert_eq!(loaded.partitions[2].promise, Promise::ZERO);
+}
+
+pub(crate) async fn promises_of_both_ways_and_flushes_meet_in_one_batch(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let written = row("k", 3, "v");
+    let partition = written.key.partition();
+    let clock = VectorClock::new().with_dot(OWNER, 8);
+    let outcomes = outcomes(
+        &*store,
+        CommitBatch {
+            promises: vec![(partition, promise(1, 1, 5)), (partition, promise(1, 1, OWNER.0))],
+            flushes: vec![(partition, ballot(8), clock.clone()), (partition, ballot(2), VectorClock::new())],
+            rows: vec![written],
+        },
+    );
+    assert_eq!(outcomes.await, [RowOutcome::Stored]);
+    let loaded = store.open().await.unwrap();
+    let record = &loaded.partitions[partition.index()];
+    assert_eq!((record.promise, record.flush), (promise(1, 1, OWNER.0), ballot(8)));
+    assert_eq!((&record.vector, record.highest), (&clock, ballot(8)));
+}
+
+pub(crate) async fn a_flush_hides_what_is_below_it(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    put(&*store, [row("{t}below", 4, "v"), row("{t}above", 6, "v"), row("{t}at", 5, "v")]).await;
+    let partition = row("{t}", 0, "").key.partition();
+    let flush = |seq| CommitBatch {
+        flushes: vec![(partition, ballot(seq), VectorClock::new().with_dot(OWNER, seq))],
+        ..CommitBatch::default()
+    };
+    outcomes(&*store, flush(5)).await;
+    outcomes(&*store, flush(3)).await;
+    let mut keys: Vec<_> = all_pages(&*store, everything()).await.into_iter().map(|row| row.key).collect();
+    keys.sort();
+    assert_eq!(keys, [row("{t}above", 0, "").key, row("{t}at", 0, "").key]);
+    assert_eq!(
+        read_one(&*store, "{t}below").await,
+        Some(row("{t}below", 4, "v")),
+        "reads say what is stored"
+    );
+    assert_eq!(store.open().await.unwrap().partitions[partition.index()].flush, ballot(5));
+}
+
+fn everything() -> ScanOptions {
+    ScanOptions {
+        last_partition: PartitionId::new(1023).unwrap(),
+        limit: 1_000,
+        bytes_max: usize::MAX,
+        with_data: true,
+        with_tombstones: true,
+        expired_by: None,
+    }
+}
+
+const START: KeyHash = KeyHash([0; 16]);
+
+async fn page(store: &dyn Store, from: (PartitionId, KeyHash), options: ScanOptions) -> Page {
+    store.scan(ScanFrom { partition: from.0, hash: from.1 }, options).await.unwrap()
+}
+
+/// All rows, page by page, each page within its limit.
+async fn all_pages(store: &dyn Store, options: ScanOptions) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut from = (PartitionId::new(0).unwrap(), START);
+    loop {
+        let page = page(store, from, options).await;
+        assert!(page.rows.len() <= options.limit);
+        rows.extend(page.rows);
+        match page.next {
+            Some(next) => {
+                assert!(next > from, "a page goes on where it ended");
+                from = next;
+            }
+            None => return rows,
+        }
+    }
+}
+
+pub(crate) async fn pages_follow_the_order_and_miss_nothing(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let mut rows: Vec<_> = (1..=60).map(|i| row(&format!("{{t{}}}{i}", i % 7), i, "v")).collect();
+    put(&*store, rows.clone()).await;
+    rows.sort_by_key(place);
+    for limit in [1, 7, 59, 60, 61] {
+        assert_eq!(all_pages(&*store, ScanOptions { limit, ..everything() }).await, rows, "limit {limit}");
+    }
+    let (first, last) = (rows[0].key.partition(), rows[59].key.partition());
+    let inner = ScanOptions { last_partition: first, ..everything() };
+    let expected: Vec<_> = rows.iter().filter(|row| row.key.partition() == first).cloned().collect();
+    assert_eq!(page(&*store, (first, START), inner).await, Page { rows: expected, next: None });
+    let rest: Vec<_> = rows.iter().filter(|row| row.key.partition() == last).cloned().collect();
+    assert_eq!(page(&*store, (last, START), everything()).await.rows, rest);
+    assert_eq!(
+        page(&*store, place(&rows[30]), everything()).await.rows,
+        rows[30..],
+        "from a row, that row first"
+    );
+}
+
+pub(crate) async fn a_page_is_bounded_in_bytes(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let value = "x".repeat(10_000);
+    let mut rows: Vec<_> = (1..=6).map(|i| row(&format!("{{t}}{i}"), i, &value)).collect();
+    put(&*store, rows.clone()).await;
+    rows.sort_by_key(place);
+    let from = (rows[0].key.partition(), START);
+    let two = page(&*store, from, ScanOptions { bytes_max: 25_000, ..everything() }).await;
+    assert_eq!(two, Page { rows: rows[..2].to_vec(), next: Some(place(&rows[2])) });
+    let one = page(&*store, from, ScanOptions { bytes_max: 1, ..everything() }).await;
+    assert_eq!(one, Page { rows: rows[..1].to_vec(), next: Some(place(&rows[1])) });
+    assert_eq!(all_pages(&*store, ScanOptions { bytes_max: 25_000, ..everything() }).await, rows);
+}
+
+pub(crate) async fn a_page_may_leave_out_data_and_tombstones(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    put(&*store, [row("{t}live", 1, "value"), tombstone("{t}dead", 2)]).await;
+    let bare =
+        all_pages(&*store, ScanOptions { with_data: false, with_tombstones: false, ..everything() }).await;
+    assert_eq!(bare, [row("{t}live", 1, "")]);
+    assert_eq!(all_pages(&*store, everything()).await.len(), 2);
+    let many: Vec<_> = (0..3_000).map(|i| tombstone(&format!("{{t}}{i}"), 3)).collect();
+    put(&*store, many).await;
+    put(&*store, [tombstone("{t}live", 4)]).await;
+    let live = ScanOptions { with_tombstones: false, limit: 10, ..everything() };
+    assert_eq!(all_pages(&*store, live).await, [], "pages of tombstones come to an end");
+}
+
+pub(crate) async fn the_sweeper_sees_only_what_has_expired(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let mut due: Vec<_> = (1..=40).map(|i| expiring(&format!("{{t{}}}{i}", i % 5), i, 1_000)).collect();
+    let other = [row("never", 50, "v"), expiring("later", 51, 1_001), tombstone("gone", 52)];
+    put(&*store, due.iter().cloned().chain(other)).await;
+    due.sort_by_key(place);
+    for limit in [1, 7, 100] {
+        let options = ScanOptions { expired_by: Some(UnixMillis(1_000)), limit, ..everything() };
+        assert_eq!(all_pages(&*store, options).await, due, "limit {limit}");
+    }
+    let none = ScanOptions { expired_by: Some(UnixMillis(999)), ..everything() };
+    assert_eq!(all_pages(&*store, none).await, []);
+}
+
+pub(crate) async fn the_count_minds_expiry_deletion_and_flush(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let rows = [row("{t}a", 1, "v"), row("{t}b", 5, "v"), expiring("{t}c", 5, 100), tombstone("{t}d", 5)];
+    put(&*store, rows).await;
+    let here = row("{t}", 0, "").key.partition();
+    let count = async |partitions: &[PartitionId], now| {
+        let counted = store.count(partitions.to_vec(), UnixMillis(now)).await.unwrap();
+        (counted.live, counted.expiring)
+    };
+    assert_eq!(count(&[here], 99).await, (3, 1));
+    assert_eq!(count(&[here], 100).await, (2, 0), "gone from the millisecond it names");
+    assert_eq!(count(&[], 0).await, (0, 0));
+    let flushes = vec![(here, ballot(5), VectorClock::new())];
+    outcomes(&*store, CommitBatch { flushes, ..CommitBatch::default() }).await;
+    assert_eq!(count(&PartitionId::all().collect::<Vec<_>>(), 99).await, (2, 1));
+    assert_eq!(store.count(vec![], UnixMillis(0)).await, Ok(Count::default()));
+}
+
+pub(crate) async fn all_is_there_after_a_restart(fixture: &dyn Fixture) {
+    let (store, before) = opened(fixture).await;
+    put(&*store, [row("a", 1, "v"), tombstone("b", 2)]).await;
+    store.keep_ring(Epoch(3), b"ring".to_vec()).await.unwrap();
+    store.close().await;
+    drop(store);
+    let (store, after) = opened(fixture).await;
+    assert_eq!(read_one(&*store, "a").await, Some(row("a", 1, "v")));
+    assert_eq!(read_one(&*store, "b").await, Some(tombstone("b", 2)));
+    assert_eq!(after.identity.worker_uuid, before.identity.worker_uuid);
+    assert_eq!((before.identity.ring, after.identity.ring.as_deref()), (None, Some(b"ring".as_slice())));
+}
+
+pub(crate) async fn vectors_and_highest_ballots_survive_a_restart(fixture: &dyn Fixture) {
+    let (store, loaded) = opened(fixture).await;
+    let partition = row("{t}", 0, "").key.partition();
+    assert_eq!(loaded.partitions[partition.index()], Default::default());
+    let other = promise(1, 2, 77).ballot(1);
+    // A left-over of a deposed owner, overwritten by a version that has not seen it.
+    put(&*store, [row("{t}a", 40, "left over")]).await;
+    let unaware = VectorClock::new().with_dot(Incarnation(77), 1);
+    put(&*store, [Row { ballot: other, clock: unaware, ..row("{t}a", 0, "v") }]).await;
+    put(&*store, [row("{t}b", 41, "v"), row("elsewhere", 2, "v")]).await;
+    for _ in 0..2 {
+        let loaded = store.open().await.unwrap();
+        let record = &loaded.partitions[partition.index()];
+        let expected = VectorClock::new().with_dot(OWNER, 41).with_dot(Incarnation(77), 1);
+        assert_eq!((&record.vector, record.highest), (&expected, other));
+        let elsewhere = &loaded.partitions[row("elsewhere", 0, "").key.partition().index()];
+        assert_eq!(elsewhere.highest, ballot(2));
+    }
+}
+
+pub(crate) async fn the_boot_generation_grows(fixture: &dyn Fixture) {
+    let (store, loaded) = opened(fixture).await;
+    assert_eq!(loaded.identity.boot_generation, 1);
+    assert_eq!(store.open().await.unwrap().identity.boot_generation, 2);
+    store.close().await;
+    assert_eq!(opened(fixture).await.1.identity.boot_generation, 3);
+}
+
+pub(crate) async fn concurrent_commits_of_the_same_keys_all_end(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let partition = row("{t}", 0, "").key.partition();
+    // Overlapping stretches of the same keys, higher and lower ballots at once, promises with some of them.
+    let commits = (1..=40u64).map(|seq| {
+        let keys = (seq % 5)..(seq % 5 + 20);
+        let promises = if seq % 3 == 0 { vec![(partition, promise(1, seq, 1))] } else { Vec::new() };
+        let batch = batch(keys.map(|key| row(&format!("{{t{}}}{key}", key % 3), seq, "v")));
+        store.commit(CommitBatch { promises, ..batch })
+    });
+    let mut seqs = Vec::new();
+    for outcome in join_all(commits).await {
+        let CommitOutcome::Committed { journal_seq, .. } = outcome else { panic!("{outcome:?}") };
+        seqs.push(journal_seq);
+    }
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=40).collect::<Vec<_>>());
+    for key in 0..24 {
+        let highest = (1..=40).filter(|seq| (seq % 5..seq % 5 + 20).contains(&key)).max().unwrap();
+        let stored = read_one(&*store, &format!("{{t{}}}{key}", key % 3)).await.unwrap();
+        assert_eq!(stored.ballot, ballot(highest), "key {key}");
+    }
+    assert_eq!(store.open().await.unwrap().partitions[partition.index()].promise, promise(1, 39, 1));
+}
+
+pub(crate) async fn large_values_and_any_bytes_survive(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let bytes: Vec<u8> = (0..=255).cycle().take(1024 * 1024).collect();
+    let keys = [Vec::new(), vec![0], vec![0xff, 0, 0xfe], bytes[..64 * 1024].to_vec()];
+    let rows: Vec<_> = keys
+        .into_iter()
+        .zip([&bytes[..], b"", &[0xff, 0], b"v"])
+        .map(|(key, value)| Row {
+            key: Key::new(key).unwrap(),
+            content: Content::string(value.to_vec(), Some(UnixMillis(i64::MAX))),
+            ..row("", 1, "")
+        })
+        .collect();
+    put(&*store, rows.clone()).await;
+    let places = rows.iter().map(place).collect();
+    assert_eq!(store.read(places).await.unwrap(), rows.into_iter().map(Some).collect::<Vec<_>>());
+}
+
+pub(crate) async fn numbers_beyond_63_bits_are_refused_whole(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let highest = Row { ballot: promise(1, 1, i64::MAX as u64).ballot(i64::MAX as u64), ..row("a", 1, "v") };
+    put(&*store, [highest.clone()]).await;
+    let beyond = Row { ballot: promise(1, 1, 1).ballot(1 << 63), ..row("b", 1, "v") };
+    let outcome = store.commit(batch([beyond, row("c", 1, "v")])).await;
+    assert!(matches!(outcome, CommitOutcome::Aborted(StoreError::Failed(_))), "{outcome:?}");
+    assert_eq!(read_one(&*store, "c").await, None);
+    assert_eq!(read_one(&*store, "a").await, Some(highest), "the store is still good");
+}
+
+pub(crate) async fn one_ring_is_kept_per_epoch(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let keep = async |epoch, ring: &[u8]| store.keep_ring(Epoch(epoch), ring.to_vec()).await.unwrap();
+    assert_eq!(keep(2, b"first").await, b"first");
+    assert_eq!(keep(2, b"second").await, b"first");
+    assert_eq!(keep(1, b"older").await, b"first");
+    assert_eq!(keep(3, b"newer").await, b"newer");
+    assert_eq!(store.open().await.unwrap().identity.ring.unwrap(), b"newer");
+}
+
+pub(crate) async fn a_second_store_is_refused_while_the_first_lives(fixture: &dyn Fixture) {
+    let (first, _) = opened(fixture).await;
+    let second = fixture.store();
+    assert!(matches!(second.open().await, Err(StoreError::Refused(_))));
+    put(&*first, [row("k", 1, "still the first's")]).await;
+    first.close().await;
+    second.open().await.unwrap();
+    assert_eq!(read_one(&*second, "k").await, Some(row("k", 1, "still the first's")));
+    assert!(matches!(first.open().await, Err(StoreError::Refused(_))));
+}
+
+pub(crate) async fn a_closed_store_answers_unreachable(fixture: &dyn Fixture) {
+    let unopened = fixture.store();
+    assert!(matches!(unopened.prove_commit().await, Err(StoreError::Unreachable(_))));
+    let (store, _) = opened(fixture).await;
+    store.prove_commit().await.unwrap();
+    store.close().await;
+    assert!(matches!(store.prove_commit().await, Err(StoreError::Unreachable(_))));
+    assert!(matches!(store.read(vec![]).await, Err(StoreError::Unreachable(_))));
+    let outcome = store.commit(batch([row("k", 1, "v")])).await;
+    assert!(matches!(outcome, CommitOutcome::Aborted(StoreError::Unreachable(_))), "nothing was sent");
+    store.open().await.unwrap();
+    assert_eq!(read_one(&*store, "k").await, None);
+}
