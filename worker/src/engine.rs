@@ -117,7 +117,7 @@ impl Engine {
     }
 
     pub fn publish_metrics(&self) {
-        self.metrics.publish(self.stats(), self.journal_seq());
+        self.metrics.publish(self.stats());
     }
 
     /// Opens the store once. Waits until every call to it has ended.
@@ -140,7 +140,6 @@ impl Engine {
             }
             replica.open(partitions);
         });
-        self.metrics.connected.set(1.0);
         self.open.send_replace(true);
         Ok(())
     }
@@ -221,7 +220,6 @@ impl Engine {
         self.open.send_replace(false);
         let _alone = self.gate.write().await;
         self.store.close().await;
-        self.metrics.connected.set(0.0);
     }
 
     /// Does something with the replica under its lock, then hands out answers and work.
@@ -242,7 +240,6 @@ impl Engine {
             self.promises.notify_one();
         }
         if work.reopen && self.open.send_if_modified(std::mem::take) {
-            self.metrics.connected.set(0.0);
             self.lost.notify_one();
         }
         self.deliver(answers);
@@ -291,10 +288,7 @@ impl Engine {
             let gate = self.gate.read().await;
             let mut next = self.with(Replica::next_commit);
             while let Some((id, batch)) = next {
-                self.metrics.commit_rows.record(batch.rows.len() as f64);
-                let began = Instant::now();
                 let outcome = self.store.commit(batch).await;
-                self.metrics.commit_seconds.record(began.elapsed());
                 self.note(&outcome);
                 next = self.with(|replica| {
                     replica.on_commit(id, outcome);
@@ -310,7 +304,6 @@ impl Engine {
     }
 
     fn note(&self, outcome: &CommitOutcome) {
-        self.metrics.commit_ended(outcome);
         match outcome {
             CommitOutcome::Committed { journal_seq, .. } => {
                 self.journal_seq.fetch_max(*journal_seq, Ordering::Relaxed);
@@ -325,9 +318,7 @@ impl Engine {
             let gate = self.gate.read().await;
             let mut next = self.with(Replica::next_read);
             while let Some((id, keys)) = next {
-                let began = Instant::now();
                 let outcome = self.store.read(keys).await;
-                self.metrics.read_seconds.record(began.elapsed());
                 if let Err(error) = &outcome {
                     warn!(%error, "a batch of reads failed");
                 }
@@ -379,7 +370,6 @@ impl Engine {
                 }
                 tokio::time::sleep(backoff.next_wait()).await;
             }
-            self.metrics.reconnects.increment(1);
         }
     }
 

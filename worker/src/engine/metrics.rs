@@ -1,11 +1,10 @@
-//! The engine's metric handles, looked up once.
+//! The engine's metric handles, looked up once. What concerns the database itself is measured by the store.
 
 use metrics::{Counter, Gauge, Histogram};
 use tercet_common::ReplicaReply;
 use tercet_common::metrics as all;
 
 use crate::replica::{Answer, Op, Stats};
-use crate::store::CommitOutcome;
 
 #[derive(Clone, Copy)]
 enum Outcome {
@@ -40,19 +39,10 @@ pub(super) struct EngineMetrics {
     request_seconds: [Histogram; 6],
     queued_writes: Gauge,
     queued_reads: Gauge,
-    pub(super) commit_seconds: Histogram,
-    pub(super) commit_rows: Histogram,
-    committed: Counter,
-    aborted: Counter,
-    unknown: Counter,
-    pub(super) read_seconds: Histogram,
-    pub(super) connected: Gauge,
-    pub(super) reconnects: Counter,
     cache_hits: Counter,
     cache_misses: Counter,
     cache_bytes: Gauge,
     cache_rows: Gauge,
-    journal_seq: Gauge,
     read_only: Gauge,
 }
 
@@ -65,19 +55,10 @@ impl EngineMetrics {
             request_seconds: Op::ALL.map(|op| all::WORKER_REQUEST_SECONDS.histogram(&[op.label()])),
             queued_writes: all::WORKER_QUEUE.gauge(&["commit"]),
             queued_reads: all::WORKER_QUEUE.gauge(&["read"]),
-            commit_seconds: all::COMMIT_SECONDS.histogram(&[]),
-            commit_rows: all::COMMIT_ROWS.histogram(&[]),
-            committed: all::COMMITS.counter(&["committed"]),
-            aborted: all::COMMITS.counter(&["aborted"]),
-            unknown: all::COMMITS.counter(&["unknown"]),
-            read_seconds: all::POSTGRES_READ_SECONDS.histogram(&[]),
-            connected: all::POSTGRES_CONNECTED.gauge(&[]),
-            reconnects: all::POSTGRES_RECONNECTS.counter(&[]),
             cache_hits: all::CACHE_READS.counter(&["hit"]),
             cache_misses: all::CACHE_READS.counter(&["miss"]),
             cache_bytes: all::CACHE_BYTES.gauge(&[]),
             cache_rows: all::CACHE_ROWS.gauge(&[]),
-            journal_seq: all::JOURNAL_SEQ.gauge(&[]),
             read_only: all::READ_ONLY.gauge(&[]),
         }
     }
@@ -102,22 +83,13 @@ impl EngineMetrics {
         }
     }
 
-    pub(super) fn commit_ended(&self, outcome: &CommitOutcome) {
-        match outcome {
-            CommitOutcome::Committed { .. } => self.committed.increment(1),
-            CommitOutcome::Aborted(_) => self.aborted.increment(1),
-            CommitOutcome::Unknown(_) => self.unknown.increment(1),
-        }
-    }
-
-    pub(super) fn publish(&self, stats: Stats, journal_seq: u64) {
+    pub(super) fn publish(&self, stats: Stats) {
         self.queued_writes.set(stats.waiting_writes as f64);
         self.queued_reads.set(stats.waiting_reads as f64);
         self.cache_hits.absolute(stats.cache_hits);
         self.cache_misses.absolute(stats.cache_misses);
         self.cache_bytes.set(stats.cache_bytes as f64);
         self.cache_rows.set(stats.cache_rows as f64);
-        self.journal_seq.set(journal_seq as f64);
         self.read_only.set(f64::from(u8::from(stats.read_only)));
     }
 }
