@@ -1,15 +1,23 @@
-//! The commands: one file each (or one per family of thin variants), one row each in [`TABLE`].
+//! The commands: one file each (or one per family of thin variants), one row each in [`table::TABLE`].
 //!
 //! A row says what can be said without code: name, arity, flags, where the keys are, the help text. Arity checks,
 //! routing of pipelines, metric labels, COMMAND and the documentation derive from it. The handler parses its
 //! arguments first and acts after, so a bad argument never has a side effect.
 
+pub mod connection;
+mod help;
+pub mod server;
+pub mod table;
+
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use super::gateway::Gateway;
 use super::reply::Reply;
+use super::session::Session;
 use crate::coordinator::{Coordinator, OpError};
 
 /// A row of the table.
@@ -74,7 +82,7 @@ pub enum Handler {
     /// Needs the coordinator only.
     Data(DataHandler),
     /// Needs the connection or the server; see `resp::connection`.
-    Session(super::command::SessionHandler),
+    Session(SessionHandler),
     /// Has subcommands only.
     Container,
 }
@@ -82,9 +90,19 @@ pub enum Handler {
 /// A command of the connection or the server.
 pub type SessionHandler = fn(&mut SessionContext<'_>, Args) -> Result<Pending, CommandError>;
 
-/// What a [`SessionHandler`] may touch. (Fields are the RESP gateway's.)
+/// What a [`SessionHandler`] may touch.
+///
+/// Changes to the session hold from the next command on: every command of this kind runs alone in its connection's
+/// pipeline.
 pub struct SessionContext<'a> {
-    pub coordinator: &'a Coordinator,
+    pub gateway: &'a Arc<Gateway>,
+    pub session: &'a mut Session,
+}
+
+impl SessionContext<'_> {
+    pub fn coordinator(&self) -> &Coordinator {
+        &self.gateway.coordinator
+    }
 }
 
 /// A command that has been parsed and started.
