@@ -5,9 +5,10 @@
 //! ready, so a batch of replies costs one system call. Between polls an idle connection owns no buffers: input is
 //! read into a buffer of the thread and only what is incomplete is kept.
 //!
-//! Bounds: what may be in flight ([`Pipeline`]), what may wait to be sent ([`OUTPUT_BYTES_MAX`] plus one reply),
-//! how long a client may take to read it ([`SLOW_READER_DEADLINE`]). Where a bound is reached the next stage back
-//! stops, down to the socket, and TCP slows the client.
+//! Bounds: what may be in flight ([`Pipeline`]), what may wait to be sent and for how long ([`Output`]), what all
+//! clients together may have sent of commands that are not complete ([`PARTIAL_BYTES_MAX`]). Where a bound is reached
+//! the next stage back stops, down to the socket, and TCP slows the client; only the last bound ends connections, for
+//! commands that wait for their own rest would wait for ever.
 
 use std::cell::RefCell;
 use std::io;
@@ -17,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -26,6 +27,7 @@ use super::command::table::Entry;
 use super::command::{Args, CommandError, Flag, Handler, SessionContext};
 use super::encode::encode;
 use super::gateway::{Gateway, unix_seconds};
+use super::output::{Output, SLOW_READER_DEADLINE};
 use super::pipeline::{Call, Footprint, Pipeline, Slot};
 use super::reply::Reply;
 use super::scanner::Scanner;
@@ -34,16 +36,21 @@ use super::slowlog::Words;
 use super::stats::Outcome;
 
 /// Bytes read at a time.
-const READ_BYTES: usize = 64 * 1024;
+const READ_BYTES: usize = 32 * 1024;
 /// Output from this size on is sent though more replies are ready.
 const FLUSH_BYTES: usize = 64 * 1024;
-/// While more than this waits to be sent, no reply is added and no command is read.
-pub const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
-/// A client must take [`OUTPUT_BYTES_MAX`], or all there is, within this time.
-pub const SLOW_READER_DEADLINE: Duration = Duration::from_secs(60);
+/// Incomplete commands of all clients together. Above it, a client that has sent [`PARTIAL_BYTES_FREE`] of one loses
+/// its connection.
+pub const PARTIAL_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// An incomplete command up to this size is always taken.
+pub const PARTIAL_BYTES_FREE: usize = 1024 * 1024;
+/// Steps without a pause; then other connections of the thread have their turn.
+const STEPS_MAX: usize = 8;
 /// After a protocol error the connection is closed for writing, and what still arrives is thrown away for this long:
 /// closing at once would reset the connection, and the error might never be read.
 const LINGER: Duration = Duration::from_secs(1);
+
+const TOO_MUCH: &str = "BUSY too many bytes of incomplete commands are held; nothing was done";
 
 thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
@@ -90,19 +97,10 @@ pub struct Connection<S> {
     input_state: Input,
     held: Option<Held>,
     pipeline: Pipeline,
-    output: BytesMut,
-    slow_reader: Option<SlowReader>,
-    slow_reader_deadline: Duration,
+    output: Output,
     timer: Option<Pin<Box<Sleep>>>,
     cross_protocol: bool,
     shut_down: Option<Instant>,
-}
-
-/// A client that was not ready to take output.
-struct SlowReader {
-    deadline: Instant,
-    /// Bytes to be sent until the deadline moves.
-    left: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -118,9 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             input: BytesMut::new(),
             input_state: Input::Open,
             held: None,
-            output: BytesMut::new(),
-            slow_reader: None,
-            slow_reader_deadline: SLOW_READER_DEADLINE,
+            output: Output::new(SLOW_READER_DEADLINE),
             timer: None,
             cross_protocol: false,
             shut_down: None,
@@ -129,8 +125,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Instead of [`SLOW_READER_DEADLINE`].
     #[cfg(test)]
-    pub(super) fn with_slow_reader_deadline(self, slow_reader_deadline: Duration) -> Self {
-        Self { slow_reader_deadline, ..self }
+    pub(super) fn with_slow_reader_deadline(mut self, patience: Duration) -> Self {
+        self.output = Output::new(patience);
+        self
     }
 
     /// Serves the connection until it ends. Dropping the future abandons it: what was started goes on, unanswered.
@@ -140,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.registration.client.register(cx.waker());
-        loop {
+        for _ in 0..STEPS_MAX {
             if self.registration.client.is_killed() {
                 return Poll::Ready(End::Killed);
             }
@@ -150,8 +147,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if self.shut_down.is_some() {
                 return self.poll_linger(cx);
             }
-            let mut progress = self.take_replies(cx);
-            progress |= self.start_commands();
+            let mut progress = false;
+            // Ends with the input at hand, of which there is little more than one read.
+            while self.take_replies(cx) | self.start_commands() {
+                progress = true;
+            }
             if self.cross_protocol {
                 return Poll::Ready(End::CrossProtocol);
             }
@@ -167,7 +167,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     Err(e) => return Poll::Ready(End::Io(e)),
                 }
             }
-            self.publish_sizes();
             if self.is_done() {
                 ready!(self.poll_shutdown(cx));
                 if self.input_state == Input::Broken {
@@ -177,12 +176,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Poll::Ready(End::Closed);
             }
             if !progress {
+                self.publish_sizes();
                 ready!(self.poll_timer(cx));
-                if self.slow_reader.as_ref().is_some_and(|slow| slow.deadline <= Instant::now()) {
+                if self.output.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                     return Poll::Ready(End::SlowReader);
                 }
             }
         }
+        self.publish_sizes();
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn is_done(&self) -> bool {
@@ -200,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn take_replies(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
-        while self.output.len() < OUTPUT_BYTES_MAX {
+        while !self.output.is_full() {
             let Poll::Ready(Some((call, answer))) = self.pipeline.poll_front(cx) else { break };
             self.finish(&call, answer);
             progress = true;
@@ -226,7 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         if !call.muted {
             let before = self.output.len();
-            encode(&reply, self.session.version(), &mut self.output);
+            encode(&reply, self.session.version(), &mut self.output.buf);
             self.pipeline.replied(self.output.len() - before);
         }
     }
@@ -247,7 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn start_commands(&mut self) -> bool {
         let mut progress = false;
-        while self.input_state == Input::Open && self.output.len() < OUTPUT_BYTES_MAX {
+        while self.input_state == Input::Open && !self.output.is_full() {
             let words = match self.held.take() {
                 Some(held) => held.words,
                 None => match self.scan() {
@@ -282,8 +285,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         match self.scanner.next(&mut self.input, &limits) {
             Ok(words) => words,
             Err(error) => {
-                let words = Words::default();
-                self.reject(None, words, Instant::now(), CommandError::text(error.to_string()));
+                self.reject(None, Instant::now(), CommandError::text(error.to_string()));
                 self.close_input(Input::Broken);
                 None
             }
@@ -304,13 +306,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return None;
             }
             Err(error) => {
-                self.reject(None, Words::of(&words), now, error);
+                self.reject(None, now, error);
                 return None;
             }
         };
         if !self.session.authenticated && !entry.has(Flag::NoAuth) {
             let error = CommandError::text("NOAUTH Authentication required.");
-            self.reject(Some(entry), Words::default(), now, error);
+            self.reject(Some(entry), now, error);
             return None;
         }
         let pause = self.gateway.pause.holds(entry.has(Flag::Write), now);
@@ -352,10 +354,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.pipeline.push(Slot { call, answer, footprint, weight });
     }
 
-    fn reject(&mut self, entry: Option<&'static Entry>, words: Words, now: Instant, error: CommandError) {
+    fn reject(&mut self, entry: Option<&'static Entry>, now: Instant, error: CommandError) {
         self.session.reply_mode.next_command();
         let muted = self.session.reply_mode.mutes();
-        let call = Call { entry, started_at: now, words, keys: 0, rejected: true, muted };
+        let call = Call { entry, started_at: now, words: Words::default(), keys: 0, rejected: true, muted };
         let footprint = Footprint::Many(smallvec::SmallVec::new());
         self.pipeline.push(Slot { call, answer: Err(error), footprint, weight: 0 });
     }
@@ -363,10 +365,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     // Bytes.
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let wanted =
-            self.input_state == Input::Open && self.held.is_none() && self.output.len() < OUTPUT_BYTES_MAX;
+        let wanted = self.input_state == Input::Open && self.held.is_none() && !self.output.is_full();
         if !wanted {
             return Ok(false);
+        }
+        if self.sends_too_much() {
+            self.reject(None, Instant::now(), CommandError::text(TOO_MUCH));
+            self.close_input(Input::Broken);
+            return Ok(true);
         }
         let (stream, input) = (Pin::new(&mut self.stream), &mut self.input);
         let read = READ_BUFFER.with_borrow_mut(|scratch| {
@@ -390,31 +396,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        if self.output.is_empty() {
-            return Ok(false);
-        }
-        match Pin::new(&mut self.stream).poll_write(cx, &self.output) {
-            Poll::Pending => {
-                let patience = self.slow_reader_deadline;
-                self.slow_reader.get_or_insert_with(|| SlowReader::armed(patience));
-                Ok(false)
-            }
-            Poll::Ready(Err(e)) => Err(e),
-            Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(n)) => {
-                self.output.advance(n);
-                self.gateway.stats.count_written(n);
-                if self.output.is_empty() {
-                    self.slow_reader = None;
-                } else if let Some(slow) = &mut self.slow_reader {
-                    slow.left = slow.left.saturating_sub(n);
-                    if slow.left == 0 {
-                        *slow = SlowReader::armed(self.slow_reader_deadline);
-                    }
-                }
-                Ok(true)
-            }
-        }
+        let sent = self.output.poll_write(&mut self.stream, cx)?;
+        self.gateway.stats.count_written(sent);
+        Ok(sent > 0)
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -448,8 +432,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Ready when a deadline has passed; gives idle memory back otherwise.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let paused = self.held.as_ref().and_then(|held| held.until);
-        let slow = self.slow_reader.as_ref().map(|slow| slow.deadline);
-        let Some(next) = [paused, slow, self.shut_down].into_iter().flatten().min() else {
+        let Some(next) = [paused, self.output.deadline(), self.shut_down].into_iter().flatten().min() else {
             self.timer = None;
             self.release_memory();
             return Poll::Pending;
@@ -466,22 +449,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
-        if self.output.is_empty() {
-            self.output = BytesMut::new();
-        }
+        self.output.shrink();
         self.pipeline.shrink();
     }
 
     fn publish_sizes(&self) {
         let client = &self.registration.client;
-        client.input_bytes.store(self.input.len() + self.scanner.held_bytes(), Ordering::Relaxed);
         client.output_bytes.store(self.output.len(), Ordering::Relaxed);
+        let partial = self.input.len() + self.scanner.held_bytes();
+        let before = client.input_bytes.swap(partial, Ordering::Relaxed);
+        if partial != before {
+            self.gateway.change_partial_bytes(before, partial);
+        }
+    }
+
+    /// Whether this client has its share in an excess of incomplete commands.
+    fn sends_too_much(&self) -> bool {
+        self.input.len() + self.scanner.held_bytes() > PARTIAL_BYTES_FREE
+            && self.gateway.partial_bytes() > PARTIAL_BYTES_MAX
     }
 }
 
-impl SlowReader {
-    fn armed(patience: Duration) -> Self {
-        Self { deadline: Instant::now() + patience, left: OUTPUT_BYTES_MAX }
+impl<S> Drop for Connection<S> {
+    fn drop(&mut self) {
+        let partial = self.registration.client.input_bytes.load(Ordering::Relaxed);
+        self.gateway.change_partial_bytes(partial, 0);
     }
 }
 
@@ -497,5 +489,5 @@ fn lifts_pause(entry: &Entry) -> bool {
 }
 
 fn carries_password(entry: &Entry) -> bool {
-    matches!(entry.name, "auth" | "hello")
+    matches!(entry.name, "auth" | "hello" | "config|set")
 }

@@ -1,7 +1,7 @@
 //! What all RESP connections of a frontend share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use tercet_common::UnixMillis;
@@ -39,6 +39,8 @@ pub struct Gateway {
     /// 40 hexadecimal digits, new at each start.
     pub run_id: String,
     draining: AtomicBool,
+    partial_bytes: AtomicUsize,
+    http_warned_at: AtomicI64,
 }
 
 impl Gateway {
@@ -61,6 +63,8 @@ impl Gateway {
             port,
             run_id: format!("{:032x}{:08x}", rand::random::<u128>(), rand::random::<u32>()),
             draining: AtomicBool::new(false),
+            partial_bytes: AtomicUsize::new(0),
+            http_warned_at: AtomicI64::new(0),
         }
     }
 
@@ -90,6 +94,28 @@ impl Gateway {
 
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// Bytes of incomplete commands, of all clients.
+    pub fn partial_bytes(&self) -> usize {
+        self.partial_bytes.load(Ordering::Relaxed)
+    }
+
+    /// One client's part of them was `before` and is `after`.
+    pub fn change_partial_bytes(&self, before: usize, after: usize) {
+        if after >= before {
+            self.partial_bytes.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.partial_bytes.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether to warn of HTTP on the RESP port now: as in Redis, once a minute, for every page load makes many.
+    pub fn may_warn_of_http(&self) -> bool {
+        let (now, last) = (unix_seconds(), self.http_warned_at.load(Ordering::Relaxed));
+        let claim =
+            || self.http_warned_at.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        now - last >= 60 && claim()
     }
 }
 

@@ -17,6 +17,7 @@ pub mod gateway;
 pub mod glob;
 mod inline;
 pub mod latency;
+pub mod output;
 pub mod pause;
 pub mod pipeline;
 pub mod reply;

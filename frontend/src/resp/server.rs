@@ -83,15 +83,19 @@ async fn sample(gateway: Arc<Gateway>) {
 
 async fn accept(listener: &TcpListener, gateway: &Arc<Gateway>, tasks: &TaskTracker) {
     let accepted = metrics::CLIENTS_ACCEPTED.counter(&["resp"]);
+    let mut failing = false;
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
+                failing = false;
                 accepted.increment(1);
                 gateway.stats.connections.fetch_add(1, Ordering::Relaxed);
                 admit(stream, remote, gateway, tasks);
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a client; trying again");
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot accept clients; trying again until it works");
+                }
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
@@ -113,9 +117,10 @@ fn admit(stream: TcpStream, remote: SocketAddr, gateway: &Arc<Gateway>, tasks: &
     let local = stream.local_addr().map(|a| a.to_string()).unwrap_or_default();
     let peer = Peer { remote: remote.to_string(), local, fd: stream.as_raw_fd() };
     let connection = Connection::new(stream, gateway.clone(), gateway.clients.enter(peer));
+    let gateway = gateway.clone();
     tasks.spawn(async move {
         let gauge = Connected::new();
-        report(connection.run().await, remote);
+        report(connection.run().await, remote, &gateway);
         drop(gauge);
     });
 }
@@ -135,7 +140,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-fn report(end: End, remote: SocketAddr) {
+fn report(end: End, remote: SocketAddr, gateway: &Gateway) {
     let refused = |reason| metrics::CLIENTS_REFUSED.counter(&[reason]).increment(1);
     match end {
         End::Closed | End::Killed => {}
@@ -145,7 +150,9 @@ fn report(end: End, remote: SocketAddr) {
             refused("protocol");
         }
         End::CrossProtocol => {
-            tracing::warn!(%remote, "possible attack: a client sent an HTTP request to the RESP port");
+            if gateway.may_warn_of_http() {
+                tracing::warn!(%remote, "possible attack: a client sent an HTTP request to the RESP port");
+            }
             refused("protocol");
         }
         End::SlowReader => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 use super::support::TestServer;
-use crate::resp::connection::{Connection, End};
+use crate::resp::connection::{Connection, End, PARTIAL_BYTES_FREE, PARTIAL_BYTES_MAX};
 
 #[tokio::test]
 async fn protocol_errors_are_answered_and_end_the_connection() {
@@ -110,6 +110,22 @@ async fn a_client_that_does_not_read_is_cut_off() {
     });
     assert!(matches!(task.await.unwrap(), End::SlowReader));
     writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn incomplete_commands_of_all_clients_have_a_bound() {
+    let server = TestServer::new();
+    let others = PARTIAL_BYTES_MAX;
+    server.gateway.change_partial_bytes(0, others);
+    let mut modest = server.connect();
+    modest.ask(&format!("ECHO {}", "x".repeat(1_000)), &format!("$1000\r\n{}\r\n", "x".repeat(1_000))).await;
+    let mut greedy = server.connect();
+    greedy.send(format!("*2\r\n$4\r\nECHO\r\n$9000000\r\n{}", "x".repeat(PARTIAL_BYTES_FREE + 1))).await;
+    let (rest, end) = greedy.finish().await;
+    assert_eq!(rest, "-BUSY too many bytes of incomplete commands are held; nothing was done\n");
+    assert!(matches!(end, End::Protocol));
+    drop(modest.finish().await);
+    assert_eq!(server.gateway.partial_bytes(), others);
 }
 
 #[tokio::test]
