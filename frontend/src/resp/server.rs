@@ -1,7 +1,7 @@
 //! The listener: accepts connections, refuses what it must, ends in order.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -103,12 +103,8 @@ async fn accept(listener: &TcpListener, gateway: &Arc<Gateway>, tasks: &TaskTrac
 }
 
 fn admit(stream: TcpStream, remote: SocketAddr, gateway: &Arc<Gateway>, tasks: &TaskTracker) {
-    if gateway.clients.len() >= gateway.config.clients_max {
-        return refuse(&stream, TOO_MANY_CLIENTS, "limit", gateway);
-    }
-    let protected = gateway.config.protected_mode && !gateway.demands_password();
-    if protected && !remote.ip().to_canonical().is_loopback() {
-        return refuse(&stream, PROTECTED, "protected", gateway);
+    if let Some((text, reason)) = refusal(gateway, remote.ip()) {
+        return refuse(&stream, text, reason, gateway);
     }
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "client was gone before it was served");
@@ -123,6 +119,16 @@ fn admit(stream: TcpStream, remote: SocketAddr, gateway: &Arc<Gateway>, tasks: &
         report(connection.run().await, remote, &gateway);
         drop(gauge);
     });
+}
+
+/// Why a client is not let in: the text for it and the label for the metric. Protected mode looks at where the client
+/// comes from, as Redis does, so the host itself is served on any bind.
+fn refusal(gateway: &Gateway, remote: IpAddr) -> Option<(&'static [u8], &'static str)> {
+    if gateway.clients.len() >= gateway.config.clients_max {
+        return Some((TOO_MANY_CLIENTS, "limit"));
+    }
+    let protected = gateway.config.protected_mode && !gateway.demands_password();
+    (protected && !remote.to_canonical().is_loopback()).then_some((PROTECTED, "protected"))
 }
 
 /// The refusal is sent if the socket takes it at once; a new one does.
@@ -176,5 +182,32 @@ impl Connected {
 impl Drop for Connected {
     fn drop(&mut self) {
         self.0.decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+    use crate::coordinator::memory::MemoryEngine;
+
+    #[test]
+    fn protected_mode_lets_only_this_host_in() {
+        let refused = |change: fn(&mut Config), remote: &str| {
+            let mut config = Config::new(Vec::new());
+            change(&mut config);
+            let coordinator = Coordinator::new(MemoryEngine::new());
+            let gateway = Gateway::new(Arc::new(config), coordinator, &TABLE, 0);
+            refusal(&gateway, remote.parse().unwrap()).map(|(_, reason)| reason)
+        };
+        for local in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(refused(|_| {}, local), None, "{local}");
+        }
+        for remote in ["10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1"] {
+            assert_eq!(refused(|_| {}, remote), Some("protected"), "{remote}");
+            assert_eq!(refused(|config| config.protected_mode = false, remote), None);
+            assert_eq!(refused(|config| config.password = Some(Secret::new("x")), remote), None);
+            assert_eq!(refused(|config| config.clients_max = 0, remote), Some("limit"));
+        }
     }
 }
