@@ -21,7 +21,7 @@ pub const REDIS_VERSION: &str = "7.2.4";
 /// The one user there is.
 pub const USER: &str = "default";
 
-/// A command of several values (MSET) may be this many times as long as the longest value, up to the ceiling of values.
+/// A command of several values (MSET) may be this many times as long as the longest value, and at most 1 GiB.
 const VALUES_PER_COMMAND: usize = 4;
 
 pub struct Gateway {

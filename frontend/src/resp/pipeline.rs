@@ -1,7 +1,8 @@
 //! The commands of one connection that are under way, in the order of their arrival.
 //!
 //! Replies leave in this order, so only the front one is ever waited for. Nothing is lost by that: a data command has
-//! submitted its operation when it is started, and the coordinator works on all of them at once.
+//! submitted its operation when it is started, and the coordinator works on all of them at once. A data command on one
+//! key must be one operation: a second one, submitted later, could be overtaken.
 //!
 //! ```text
 //! GET a ─┐ overlap: one key each; the engine keeps the order of operations on one key
