@@ -17,7 +17,7 @@ use crate::coordinator::Coordinator;
 use crate::coordinator::cluster::{Cluster, ClusterEngine};
 use crate::coordinator::sweeper;
 use crate::membership::{self, MembersView, MembershipHandle, Standing};
-use crate::rest;
+use crate::{resp, rest};
 
 /// How often metrics are drained and gauges looked at.
 const UPKEEP: Duration = Duration::from_secs(1);
@@ -103,6 +103,12 @@ impl Frontend {
         let rest =
             rest::serve(rest_listener, config.clone(), coordinator.clone(), prometheus, shutdown.clone());
         tasks.spawn(rest);
+        let resp = resp::serve(resp_listener, config, coordinator.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            if let Err(error) = resp.await {
+                tracing::error!(%error, "the RESP gateway has ended");
+            }
+        });
         tasks.close();
         Ok(Self { addresses, coordinator, tasks, shutdown })
     }

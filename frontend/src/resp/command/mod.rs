@@ -1,4 +1,4 @@
-//! The commands: one file each (or one per family of thin variants), one row each in [`TABLE`].
+//! The commands: one file each (or one per family of thin variants), one row each in [`table::TABLE`].
 //!
 //! A row says what can be said without code: name, arity, flags, where the keys are, the help text. Arity checks,
 //! routing of pipelines, metric labels, COMMAND and the documentation derive from it. The handler parses its
@@ -6,19 +6,26 @@
 
 mod access;
 pub mod bits;
+pub mod connection;
 mod decimal;
 pub mod generic;
+mod help;
+pub mod server;
 pub mod string;
+pub mod table;
 #[cfg(test)]
 mod testing;
 mod ttl;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use super::gateway::Gateway;
 use super::reply::Reply;
+use super::session::Session;
 use crate::coordinator::{Coordinator, OpError};
 
 /// A row of the table.
@@ -83,7 +90,7 @@ pub enum Handler {
     /// Needs the coordinator only.
     Data(DataHandler),
     /// Needs the connection or the server; see `resp::connection`.
-    Session(super::command::SessionHandler),
+    Session(SessionHandler),
     /// Has subcommands only.
     Container,
 }
@@ -91,9 +98,19 @@ pub enum Handler {
 /// A command of the connection or the server.
 pub type SessionHandler = fn(&mut SessionContext<'_>, Args) -> Result<Pending, CommandError>;
 
-/// What a [`SessionHandler`] may touch. (Fields are the RESP gateway's.)
+/// What a [`SessionHandler`] may touch.
+///
+/// Changes to the session hold from the next command on: every command of this kind runs alone in its connection's
+/// pipeline.
 pub struct SessionContext<'a> {
-    pub coordinator: &'a Coordinator,
+    pub gateway: &'a Arc<Gateway>,
+    pub session: &'a mut Session,
+}
+
+impl SessionContext<'_> {
+    pub fn coordinator(&self) -> &Coordinator {
+        &self.gateway.coordinator
+    }
 }
 
 /// A command that has been parsed and started.
