@@ -342,11 +342,11 @@ mod tests {
             subcommands: HashMap::new(),
         };
         let places = |keys, argc| entry(keys).key_places(argc).collect::<Vec<_>>();
-        assert_eq!(places(Keys::NONE, 5), []);
+        assert_eq!(places(Keys::NONE, 5), [0_usize; 0]);
         assert_eq!(places(Keys::FIRST, 5), [1]);
         assert_eq!(places(Keys::ALL, 4), [1, 2, 3]);
         assert_eq!(places(Keys::PAIRS, 5), [1, 3]);
         assert_eq!(places(Keys { first: 1, last: -2, step: 1 }, 4), [1, 2]);
-        assert_eq!(places(Keys::ALL, 1), []);
+        assert_eq!(places(Keys::ALL, 1), [0_usize; 0]);
     }
 }
