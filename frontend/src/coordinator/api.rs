@@ -177,7 +177,8 @@ pub enum WorkerReadError {
 /// What stands under a [`Coordinator`].
 pub trait Engine: Send + Sync + 'static {
     /// Starts an operation. Operations on one key that are submitted one after the other, each before the earlier
-    /// one's answer, take effect in that order as far as one frontend goes: this is what pipelining rests on.
+    /// one's answer, take effect in that order as far as one frontend goes: this is what pipelining rests on. With one
+    /// exception: a read may see a write that is submitted before the read is answered. Who minds waits for the read.
     fn submit(&self, op: Op);
     /// Deletes everything. One chosen flush per partition; not atomic across partitions.
     fn flush(&self) -> BoxFuture<'static, Result<(), OpError>>;

@@ -5,9 +5,10 @@
 //! key must be one operation: a second one, submitted later, could be overtaken.
 //!
 //! ```text
-//! GET a ─┐ overlap: one key each; the engine keeps the order of operations on one key
-//! SET a ─┤
+//! SET a ─┐ overlap: one key each; the engine keeps the order of writes, and of reads behind a write
+//! GET a ─┤
 //! MGET b c ┤ overlaps, as no key of it is in use; `MGET a` would wait
+//! SET a ─┤ waits for `GET a`: a read takes no place in the engine's queue and might see a later write
 //! SCAN ──┘ a barrier: waits for all before it, and all after it wait
 //! ```
 //!
@@ -24,7 +25,7 @@ use hashbrown::{DefaultHashBuilder, HashMap};
 use smallvec::SmallVec;
 
 use super::command::table::{Entry, Overlap};
-use super::command::{CommandError, Pending};
+use super::command::{CommandError, Flag, Pending};
 use super::reply::Reply;
 use super::slowlog::Words;
 
@@ -41,7 +42,8 @@ const REPLIES_BYTES_TARGET: usize = 16 * 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Footprint {
     Barrier,
-    One(u64),
+    Read(u64),
+    Write(u64),
     Many(SmallVec<[u64; 4]>),
 }
 
@@ -71,8 +73,15 @@ pub struct Slot {
 /// Commands in flight that use a key.
 #[derive(Default, Clone, Copy)]
 struct Uses {
-    alone: u32,
+    reads: u32,
+    writes: u32,
     among_others: u32,
+}
+
+impl Uses {
+    fn is_none(self) -> bool {
+        self.reads == 0 && self.writes == 0 && self.among_others == 0
+    }
 }
 
 /// See the module.
@@ -112,7 +121,11 @@ impl Pipeline {
         let mut places = entry.key_places(words.len());
         match entry.overlap {
             Overlap::Barrier => Footprint::Barrier,
-            Overlap::OneKey => places.next().map_or(Footprint::Barrier, |at| Footprint::One(hash(at))),
+            Overlap::OneKey => match places.next() {
+                Some(at) if entry.has(Flag::Write) => Footprint::Write(hash(at)),
+                Some(at) => Footprint::Read(hash(at)),
+                None => Footprint::Barrier,
+            },
             Overlap::Independent => Footprint::Many(places.map(hash).collect()),
         }
     }
@@ -132,7 +145,10 @@ impl Pipeline {
         }
         match footprint {
             Footprint::Barrier => false,
-            Footprint::One(key) => self.uses.get(key).is_none_or(|uses| uses.among_others == 0),
+            Footprint::Read(key) => self.uses.get(key).is_none_or(|uses| uses.among_others == 0),
+            Footprint::Write(key) => {
+                self.uses.get(key).is_none_or(|uses| uses.among_others == 0 && uses.reads == 0)
+            }
             Footprint::Many(keys) => keys.iter().all(|key| !self.uses.contains_key(key)),
         }
     }
@@ -140,7 +156,8 @@ impl Pipeline {
     pub fn push(&mut self, slot: Slot) {
         match &slot.footprint {
             Footprint::Barrier => self.barrier = true,
-            Footprint::One(key) => self.uses.entry(*key).or_default().alone += 1,
+            Footprint::Read(key) => self.uses.entry(*key).or_default().reads += 1,
+            Footprint::Write(key) => self.uses.entry(*key).or_default().writes += 1,
             Footprint::Many(keys) => {
                 for key in keys {
                     self.uses.entry(*key).or_default().among_others += 1;
@@ -172,7 +189,8 @@ impl Pipeline {
         self.bytes -= slot.weight;
         match &slot.footprint {
             Footprint::Barrier => self.barrier = false,
-            Footprint::One(key) => self.release_key(*key, |uses| uses.alone -= 1),
+            Footprint::Read(key) => self.release_key(*key, |uses| uses.reads -= 1),
+            Footprint::Write(key) => self.release_key(*key, |uses| uses.writes -= 1),
             Footprint::Many(keys) => {
                 for key in keys {
                     self.release_key(*key, |uses| uses.among_others -= 1);
@@ -184,7 +202,7 @@ impl Pipeline {
     fn release_key(&mut self, key: u64, release: impl FnOnce(&mut Uses)) {
         if let Some(uses) = self.uses.get_mut(&key) {
             release(uses);
-            if uses.alone == 0 && uses.among_others == 0 {
+            if uses.is_none() {
                 self.uses.remove(&key);
             }
         }
@@ -240,17 +258,31 @@ mod tests {
     #[test]
     fn one_key_commands_overlap_and_many_key_commands_when_their_keys_are_free() {
         let mut pipeline = Pipeline::new(100);
-        pipeline.push(slot(Footprint::One(1)));
-        assert!(pipeline.admits(&Footprint::One(1), 1));
+        pipeline.push(slot(Footprint::Write(1)));
+        assert!(pipeline.admits(&Footprint::Write(1), 1));
         assert!(pipeline.admits(&many([2, 3]), 1));
         assert!(!pipeline.admits(&many([2, 1]), 1));
         pipeline.push(slot(many([2, 3])));
-        assert!(!pipeline.admits(&Footprint::One(3), 1));
-        assert!(pipeline.admits(&Footprint::One(4), 1));
+        assert!(!pipeline.admits(&Footprint::Write(3), 1));
+        assert!(pipeline.admits(&Footprint::Write(4), 1));
         assert!(!pipeline.admits(&Footprint::Barrier, 1));
         pop(&mut pipeline);
         pop(&mut pipeline);
         assert!(pipeline.is_empty() && pipeline.uses.is_empty() && pipeline.bytes == 0);
+    }
+
+    /// A read that was sent before a write must not answer the write's value, as it once did.
+    #[test]
+    fn a_write_waits_for_earlier_reads_of_its_key() {
+        let mut pipeline = Pipeline::new(100);
+        pipeline.push(slot(Footprint::Read(1)));
+        assert!(pipeline.admits(&Footprint::Read(1), 1));
+        assert!(pipeline.admits(&Footprint::Write(2), 1));
+        assert!(!pipeline.admits(&Footprint::Write(1), 1));
+        pop(&mut pipeline);
+        pipeline.push(slot(Footprint::Write(1)));
+        assert!(pipeline.admits(&Footprint::Read(1), 1), "the engine puts it behind the write");
+        assert!(pipeline.admits(&Footprint::Write(1), 1));
     }
 
     #[test]
@@ -258,19 +290,19 @@ mod tests {
         let mut pipeline = Pipeline::new(100);
         assert!(pipeline.admits(&Footprint::Barrier, 1));
         pipeline.push(slot(Footprint::Barrier));
-        assert!(!pipeline.admits(&Footprint::One(1), 1));
+        assert!(!pipeline.admits(&Footprint::Write(1), 1));
         pop(&mut pipeline);
-        assert!(pipeline.admits(&Footprint::One(1), 1));
+        assert!(pipeline.admits(&Footprint::Write(1), 1));
     }
 
     #[test]
     fn number_and_bytes_are_bounded() {
         let mut pipeline = Pipeline::new(2);
-        assert!(pipeline.admits(&Footprint::One(0), BYTES_MAX + 1), "a single command may be larger");
-        pipeline.push(slot(Footprint::One(0)));
-        assert!(!pipeline.admits(&Footprint::One(1), BYTES_MAX));
-        pipeline.push(slot(Footprint::One(1)));
-        assert!(!pipeline.admits(&Footprint::One(2), 1));
+        assert!(pipeline.admits(&Footprint::Write(0), BYTES_MAX + 1), "a single command may be larger");
+        pipeline.push(slot(Footprint::Write(0)));
+        assert!(!pipeline.admits(&Footprint::Write(1), BYTES_MAX));
+        pipeline.push(slot(Footprint::Write(1)));
+        assert!(!pipeline.admits(&Footprint::Write(2), 1));
     }
 
     #[test]
