@@ -63,11 +63,11 @@ async fn command_info_has_ten_fields() {
         .ask(
             "COMMAND INFO get nope",
             "*2\r\n*10\r\n$3\r\nget\r\n:2\r\n*1\r\n+readonly\r\n:1\r\n:1\r\n:1\r\n\
-             *3\r\n+@string\r\n+@read\r\n+@slow\r\n*0\r\n\
-             *1\r\n*6\r\n$5\r\nflags\r\n*2\r\n+RO\r\n+ACCESS\r\n\
+             *3\r\n+@read\r\n+@string\r\n+@slow\r\n*0\r\n\
+             *1\r\n*6\r\n$5\r\nflags\r\n*2\r\n+RO\r\n+access\r\n\
              $12\r\nbegin_search\r\n*4\r\n$4\r\ntype\r\n$5\r\nindex\r\n$4\r\nspec\r\n*2\r\n$5\r\nindex\r\n:1\r\n\
              $9\r\nfind_keys\r\n*4\r\n$4\r\ntype\r\n$5\r\nrange\r\n$4\r\nspec\r\n\
-             *6\r\n$7\r\nlastkey\r\n:0\r\n$7\r\nkeystep\r\n:1\r\n$5\r\nlimit\r\n:0\r\n*0\r\n*-1\r\n",
+             *6\r\n$7\r\nlastkey\r\n:0\r\n$7\r\nkeystep\r\n:1\r\n$5\r\nlimit\r\n:0\r\n*0\r\n$-1\r\n",
         )
         .await;
     let count = format!(":{}\r\n", TABLE.commands().count());
@@ -80,7 +80,7 @@ async fn keys_are_found_in_commands() {
     let server = TestServer::new();
     let mut client = server.connect();
     client.ask("COMMAND GETKEYS MGET a b", "*2\r\n$1\r\na\r\n$1\r\nb\r\n").await;
-    client.ask("COMMAND GETKEYSANDFLAGS GET a", "*1\r\n*2\r\n$1\r\na\r\n*2\r\n+RO\r\n+ACCESS\r\n").await;
+    client.ask("COMMAND GETKEYSANDFLAGS GET a", "*1\r\n*2\r\n$1\r\na\r\n*2\r\n+RO\r\n+access\r\n").await;
     client.ask("COMMAND GETKEYS NOPE a", "-ERR Invalid command specified\r\n").await;
     client.ask("COMMAND GETKEYS PING", "-ERR The command has no key arguments\r\n").await;
     client.ask("COMMAND GETKEYS GET a b", "-ERR Invalid number of arguments specified for command\r\n").await;

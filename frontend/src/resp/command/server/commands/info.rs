@@ -29,7 +29,7 @@ fn run(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending, Comm
     let rows = args
         .rest()
         .into_iter()
-        .map(|name| table.find(&name).map_or(Reply::NullArray, |entry| describe(entry, table)));
+        .map(|name| table.find(&name).map_or(Reply::Null, |entry| describe(entry, table)));
     Ok(Pending::Ready(Reply::Array(rows.collect())))
 }
 
@@ -72,27 +72,24 @@ fn flag_name(flag: Flag) -> &'static str {
     }
 }
 
-/// ACL categories, without their `@`.
+/// ACL categories, without their `@`, in the order in which Redis names them.
 pub(super) fn categories(spec: &Spec) -> Vec<&'static str> {
     let has = |flag| spec.flags.contains(&flag);
-    let mut categories = Vec::new();
-    match spec.group {
-        "generic" if spec.keys != Keys::NONE => categories.push("keyspace"),
-        "string" => categories.push("string"),
-        "bitmap" => categories.push("bitmap"),
-        "connection" => categories.push("connection"),
-        _ => {}
-    }
-    for (flag, category) in [(Flag::Write, "write"), (Flag::ReadOnly, "read"), (Flag::Admin, "admin")] {
-        if has(flag) {
-            categories.push(category);
-        }
-    }
-    if has(Flag::Admin) {
-        categories.push("dangerous");
-    }
-    categories.push(if has(Flag::Fast) { "fast" } else { "slow" });
-    categories
+    [
+        ("keyspace", spec.group == "generic" && spec.keys != Keys::NONE),
+        ("read", has(Flag::ReadOnly)),
+        ("write", has(Flag::Write)),
+        ("string", spec.group == "string"),
+        ("bitmap", spec.group == "bitmap"),
+        ("admin", has(Flag::Admin)),
+        ("fast", has(Flag::Fast)),
+        ("slow", !has(Flag::Fast)),
+        ("dangerous", has(Flag::Admin)),
+        ("connection", spec.group == "connection"),
+    ]
+    .into_iter()
+    .filter_map(|(category, is_one)| is_one.then_some(category))
+    .collect()
 }
 
 /// Key specifications: where the first key is and how to find the rest. All rows here use one index and one range.
@@ -123,6 +120,6 @@ fn key_specs(spec: &Spec) -> Vec<Reply> {
 
 pub(super) fn key_flags(spec: &Spec) -> Reply {
     let names: &[&str] =
-        if spec.flags.contains(&Flag::Write) { &["RW", "UPDATE"] } else { &["RO", "ACCESS"] };
+        if spec.flags.contains(&Flag::Write) { &["RW", "update"] } else { &["RO", "access"] };
     status_set(names.iter().map(|name| (*name).to_owned()))
 }
