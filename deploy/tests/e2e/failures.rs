@@ -104,7 +104,9 @@ async fn no_command_fails_while_workers_die_hang_and_stop() {
     }
     let hung = Hung::new(cluster.part_pid("w3").await);
     load.proceed(STRETCH).await;
-    cluster.wait_for_status("the hung worker is noticed", |status| status.partitions.under_replicated > 0).await;
+    cluster
+        .wait_for_status("the hung worker is noticed", |status| status.partitions.under_replicated > 0)
+        .await;
     load.proceed(STRETCH).await;
     drop(hung);
     cluster.wait_until_whole().await;
@@ -122,7 +124,9 @@ async fn no_command_fails_while_a_database_dies_and_its_worker_heals_by_itself()
     for end in ["kill", "stop"] {
         cluster.node(end, "w2-db").await;
         load.proceed(STRETCH).await;
-        cluster.wait_for_status("the worker is missed", |status| status.partitions.under_replicated > 0).await;
+        cluster
+            .wait_for_status("the worker is missed", |status| status.partitions.under_replicated > 0)
+            .await;
         load.proceed(STRETCH).await;
         cluster.node("start", "w2-db").await;
         cluster.wait_until_whole().await;

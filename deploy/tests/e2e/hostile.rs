@@ -65,7 +65,11 @@ async fn broken_frames_get_redis_s_error_and_the_connection_ends() {
 async fn a_broken_frame_spoils_nothing_before_it() {
     let cluster = shared().await;
     let mut client = cluster.client().await;
-    client.send(&[encode(&["SET", "before", "kept"]), encode(&["INCR", "before:n"]), b"*x\r\n".to_vec()].concat()).await;
+    client
+        .send(
+            &[encode(&["SET", "before", "kept"]), encode(&["INCR", "before:n"]), b"*x\r\n".to_vec()].concat(),
+        )
+        .await;
     assert_eq!(client.reply().await, Reply::ok());
     assert_eq!(client.reply().await, Reply::Integer(1));
     assert!(client.reply().await.expect_error().contains("invalid multibulk length"));
@@ -87,10 +91,8 @@ async fn http_on_the_resp_port_is_cut_off() {
     let cluster = shared().await;
     let post = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 20\r\n\r\nSET crossed yes\r\n";
     expect_fate(&cluster, post, None).await;
-    let mut client = cluster.client().await;
-    client.send(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nSET crossed yes\r\n").await;
-    assert!(client.reply().await.expect_error().contains("wrong number of arguments"));
-    client.expect_closed().await;
+    // GET is a command of Redis too; it is `Host:` that tells.
+    expect_fate(&cluster, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nSET crossed yes\r\n", None).await;
     assert_eq!(cluster.client().await.command("EXISTS crossed").await, Reply::Integer(0));
 }
 
@@ -139,12 +141,19 @@ async fn limits_of_keys_and_values_leave_the_connection_alone() {
     assert_eq!(client.call(&["GET", &longest]).await, Reply::bulk("v"));
     assert_eq!(client.call(&["DEL", &longest]).await, Reply::Integer(1));
     let too_long = "k".repeat(64 * 1024 + 1);
-    for command in [&["SET", &too_long, "v"][..], &["GET", &too_long], &["DEL", &too_long], &["MSET", "a", "b", &too_long, "v"]] {
+    for command in [
+        &["SET", &too_long, "v"][..],
+        &["GET", &too_long],
+        &["DEL", &too_long],
+        &["MSET", "a", "b", &too_long, "v"],
+    ] {
         assert!(client.call(command).await.expect_error().starts_with("ERR "), "{}", command[0]);
     }
     // A value that a small command would make too large.
     client.command("SET grown v").await;
-    for command in ["SETRANGE grown 67108864 x", "SETBIT grown 4294967295 1", "BITFIELD grown SET u8 4294967280 1"] {
+    for command in
+        ["SETRANGE grown 67108864 x", "SETBIT grown 4294967295 1", "BITFIELD grown SET u8 4294967280 1"]
+    {
         let refused = client.command(command).await;
         assert!(refused.expect_error().starts_with("ERR "), "{command}: {refused}");
     }
@@ -178,8 +187,31 @@ async fn expensive_arguments_do_not_stop_the_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn random_bytes_end_in_answers_or_a_closed_connection() {
     const PIECES: &[&[u8]] = &[
-        b"*1\r\n", b"*3\r\n", b"$3\r\n", b"$0\r\n", b"GET", b"SET", b"k", b"\r\n", b"\n", b"\0", b"\xff", b" ", b"\"", b"'",
-        b"*", b"$", b"-", b"9", b"HELLO 3\r\n", b"PING\r\n", b"*-1\r\n", b"$-1\r\n", b"+OK\r\n", b"%1\r\n", b"CLIENT REPLY SKIP\r\n",
+        b"*1\r\n",
+        b"*3\r\n",
+        b"$3\r\n",
+        b"$0\r\n",
+        b"GET",
+        b"SET",
+        b"k",
+        b"\r\n",
+        b"\n",
+        b"\0",
+        b"\xff",
+        b" ",
+        b"\"",
+        b"'",
+        b"*",
+        b"$",
+        b"-",
+        b"9",
+        b"HELLO 3\r\n",
+        b"PING\r\n",
+        b"*-1\r\n",
+        b"$-1\r\n",
+        b"+OK\r\n",
+        b"%1\r\n",
+        b"CLIENT REPLY SKIP\r\n",
     ];
     let cluster = shared().await;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

@@ -160,7 +160,11 @@ async fn a_password_is_asked_of_everyone() {
 
     let mut client = Client::connect(resp).await;
     for command in ["GET k", "SET k v", "INFO", "COMMAND", "CLIENT LIST"] {
-        assert_eq!(client.command(command).await.expect_error(), "NOAUTH Authentication required.", "{command}");
+        assert_eq!(
+            client.command(command).await.expect_error(),
+            "NOAUTH Authentication required.",
+            "{command}"
+        );
     }
     let wrong = "WRONGPASS invalid username-password pair or user is disabled.";
     assert_eq!(client.command("AUTH wrong").await.expect_error(), wrong);

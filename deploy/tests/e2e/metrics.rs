@@ -40,12 +40,15 @@ async fn a_live_cluster_exports_what_is_defined() {
     load.finish("metrics").await.verify(cluster.resp()).await;
     let mut client = cluster.client().await;
     client.command("SET metrics:expires v PX 1").await;
-    eventually("it expires", async || client.command("GET metrics:expires").await.to_string().eq("nil").then_some(()))
-        .await;
+    eventually("it expires", async || {
+        client.command("GET metrics:expires").await.to_string().eq("nil").then_some(())
+    })
+    .await;
 
     let mut seen = families(cluster.rest().get("/metrics").await.text());
     for worker in cluster.parts().await.into_iter().filter(|part| part.kind == "worker") {
-        let address = worker.address.strip_prefix("http://").expect("an address").parse().expect("an address");
+        let address =
+            worker.address.strip_prefix("http://").expect("an address").parse().expect("an address");
         let page = http::send(Rest::new(address).request(reqwest::Method::GET, "/metrics")).await.unwrap();
         seen.extend(families(page.text()));
     }

@@ -2,9 +2,10 @@
 
 use reqwest::Method;
 use tercet_frontend::coordinator::status::ClusterStatus;
+use tokio::task::JoinSet;
 
-use crate::support::http::{self, acknowledgement, value_and_source};
-use crate::support::resp::Reply;
+use crate::support::http::{self, Rest, acknowledgement, value_and_source};
+use crate::support::resp::{Client, Reply};
 use crate::support::{alone, shared, tercet};
 
 const WORKERS: [&str; 4] = ["w1", "w2", "w3", "w4"];
@@ -174,7 +175,11 @@ async fn a_write_without_its_third_replica_says_so() {
     let second = rest.post("/api/kv/third", "two").await;
     let now = acknowledgement("Stored", second.text());
     assert_eq!((now.synchronous.len(), now.asynchronous), (2, None), "{}", second.text());
-    assert!(second.text().ends_with("{Asynchronous Replica: None (Quorum fallback used)}"), "{}", second.text());
+    assert!(
+        second.text().ends_with("{Asynchronous Replica: None (Quorum fallback used)}"),
+        "{}",
+        second.text()
+    );
     cluster.node("start", &dead).await;
     cluster.wait_until_whole().await;
 }
@@ -183,12 +188,13 @@ async fn a_write_without_its_third_replica_says_so() {
 /// served.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_read_is_never_not_found() {
-    const KEYS: usize = 60;
+    const KEYS: u64 = 40;
     let cluster = alone().await;
-    let (rest, mut client) = (cluster.rest(), cluster.client().await);
+    let rest = cluster.rest();
     let mut lost = Vec::new();
     for i in 0..KEYS {
-        let replicas = acknowledgement("Stored", rest.post(&format!("/api/kv/lost:{i}"), i.to_string()).await.text());
+        let stored = rest.post(&format!("/api/kv/lost:{i}"), i.to_string()).await;
+        let replicas = acknowledgement("Stored", stored.text());
         let ids = replicas.synchronous.iter().chain(&replicas.asynchronous);
         lost.push(ids.filter(|id| ["w3", "w4"].contains(&id.as_str())).count() == 2);
     }
@@ -196,37 +202,57 @@ async fn a_failed_read_is_never_not_found() {
     cluster.node("kill", "w3").await;
     cluster.node("kill", "w4").await;
 
-    for (i, lost) in lost.iter().enumerate() {
-        let path = format!("/api/kv/lost:{i}");
-        let (read, write) = (rest.get(&path).await, rest.post(&path, i.to_string()).await);
-        if *lost {
-            read.assert_problem(503, "read-unavailable");
-            assert!(read.header("retry-after").is_some());
-            // A write that was sent to the one replica left may yet be found there: 504.
-            assert!([503, 504].contains(&write.status.as_u16()), "{}", write.text());
-            assert!(client.command(&format!("GET lost:{i}")).await.expect_error().starts_with("CLUSTERDOWN "));
-            let refused = client.command(&format!("INCR lost:{i}")).await;
-            let prefix = refused.expect_error().split(' ').next().unwrap_or_default().to_owned();
-            assert!(["NOREPLICAS", "UNCERTAIN"].contains(&prefix.as_str()), "{refused}");
-        } else {
-            assert_eq!(value_and_source(read.text()).0, i.to_string());
-            assert_eq!(write.status, 200, "{}", write.text());
-            assert_eq!(client.command(&format!("GET lost:{i}")).await, Reply::bulk(i.to_string()));
-        }
+    let mut checks = JoinSet::new();
+    for (i, lost) in (0..).zip(&lost) {
+        let (rest, client) = (rest.clone(), cluster.client().await);
+        checks.spawn(match lost {
+            true => Box::pin(expect_refusals(rest, client, i)) as BoxedCheck,
+            false => Box::pin(expect_service(rest, client, i)),
+        });
     }
+    checks.join_all().await;
     let ready = rest.get("/readyz").await;
     assert_eq!(ready.status, 503);
-    assert!(ready.json()["reasons"][0].as_str().is_some_and(|text| text.contains("partitions")), "{}", ready.text());
+    assert!(
+        ready.json()["reasons"][0].as_str().is_some_and(|why| why.contains("partitions")),
+        "{}",
+        ready.text()
+    );
     let dir = cluster.data_dir().display().to_string();
     assert_eq!(tercet(&["status", "--data-dir", &dir]).await.status.code(), Some(1));
 
     cluster.node("start", "w3").await;
     cluster.node("start", "w4").await;
     cluster.wait_until_whole().await;
-    for i in 0..KEYS {
-        let value: u64 = value_and_source(rest.get(&format!("/api/kv/lost:{i}")).await.text()).0.parse().unwrap();
+    for (i, lost) in (0..).zip(lost) {
+        let read = rest.get(&format!("/api/kv/lost:{i}")).await;
+        let value: u64 = value_and_source(read.text()).0.parse().unwrap();
         // An INCR of unknown outcome may have been applied; nothing else may have happened to it.
-        let i = u64::try_from(i).unwrap();
-        assert!(value == i || (lost[usize::try_from(i).unwrap()] && value == i + 1), "lost:{i} is {value}");
+        assert!(value == i || (lost && value == i + 1), "lost:{i} is {value}");
     }
+}
+
+type BoxedCheck = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn expect_refusals(rest: Rest, mut client: Client, i: u64) {
+    let path = format!("/api/kv/lost:{i}");
+    let read = rest.get(&path).await;
+    read.assert_problem(503, "read-unavailable");
+    assert!(read.header("retry-after").is_some());
+    let write = rest.post(&path, i.to_string()).await;
+    // A write that was sent to the one replica left may yet be found there: 504.
+    assert!([503, 504].contains(&write.status.as_u16()), "{}", write.text());
+    let refused = client.command(&format!("GET lost:{i}")).await;
+    assert!(refused.expect_error().starts_with("CLUSTERDOWN "), "{refused}");
+    let refused = client.command(&format!("INCR lost:{i}")).await;
+    let prefix = refused.expect_error().split(' ').next().unwrap_or_default();
+    assert!(["NOREPLICAS", "UNCERTAIN"].contains(&prefix), "{refused}");
+}
+
+async fn expect_service(rest: Rest, mut client: Client, i: u64) {
+    let path = format!("/api/kv/lost:{i}");
+    assert_eq!(value_and_source(rest.get(&path).await.text()).0, i.to_string());
+    let write = rest.post(&path, i.to_string()).await;
+    assert_eq!(write.status, 200, "{}", write.text());
+    assert_eq!(client.command(&format!("GET lost:{i}")).await, Reply::bulk(i.to_string()));
 }

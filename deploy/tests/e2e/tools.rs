@@ -56,7 +56,8 @@ async fn redis_cli_works() {
     assert!(say(&["--memkeys"]).await.contains("Biggest string"));
 
     // A session: redis-cli reads COMMAND DOCS at its start and is strict about its shape.
-    let session = redis_cli(address, &["--no-raw"], b"SET cli:s \"a b\"\nGET cli:s\nCONFIG GET databases\n").await;
+    let session =
+        redis_cli(address, &["--no-raw"], b"SET cli:s \"a b\"\nGET cli:s\nCONFIG GET databases\n").await;
     let session = session.unwrap_or_default();
     assert_eq!(session, "OK\n\"a b\"\n1) \"databases\"\n2) \"1\"\n");
     assert!(say(&["--no-raw", "COMMAND", "DOCS", "GET"]).await.contains("summary"));
@@ -79,7 +80,10 @@ async fn redis_benchmark_works() {
         let (out, error) =
             (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{out}{error}");
-        assert!(out.contains("SET: ") && out.contains("GET: ") && out.contains("requests per second"), "{out}");
+        assert!(
+            out.contains("SET: ") && out.contains("GET: ") && out.contains("requests per second"),
+            "{out}"
+        );
         assert!(!out.contains("Error") && !error.contains("rror"), "{out}{error}");
     }
 }

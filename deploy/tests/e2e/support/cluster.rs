@@ -281,7 +281,8 @@ impl Ready {
     fn parse(line: &str) -> Option<Self> {
         let rest = line.strip_prefix("ready in=")?;
         let (fields, data_dir) = rest.split_once(" data-dir=")?;
-        let field = |name: &str| fields.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+        let field =
+            |name: &str| fields.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
         let address = |name| field(name).and_then(|text| text.parse().ok());
         Some(Self { resp: address("resp")?, rest: address("rest")?, data_dir: data_dir.into() })
     }

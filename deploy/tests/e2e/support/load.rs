@@ -211,7 +211,9 @@ impl LoadClient {
         match error.code() {
             Some("NOREPLICAS" | "BUSY" | "LOADING" | "CLUSTERDOWN") => Outcome::NotApplied,
             Some("UNCERTAIN") => Outcome::Unknown,
-            _ if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() => Outcome::Unknown,
+            _ if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() => {
+                Outcome::Unknown
+            }
             _ => panic!("client {} got {error:?}", self.id),
         }
     }

@@ -191,7 +191,9 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Reply> {
                 "*" => Reply::Array(items),
                 "~" => Reply::Set(items),
                 ">" => Reply::Push(items),
-                _ => Reply::Map(items.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()),
+                _ => {
+                    Reply::Map(items.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
+                }
             }
         }
         _ => panic!("not RESP: {text}"),
