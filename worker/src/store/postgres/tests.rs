@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use super::super::suite::{self, Fixture, batch, promise, read_one, row};
 use super::super::{CommitBatch, CommitOutcome, RowOutcome, Store, StoreError};
 use super::columns::smallint;
-use super::{PostgresStore, maintain};
+use super::{PostgresStore, maintain, read};
 use crate::Config;
 use crate::testing::TestPostgres;
 
@@ -367,6 +367,35 @@ async fn a_checkpoint_beside_commits_loses_nothing() {
     let loaded = store.open().await.unwrap();
     let record = &loaded.partitions[row("{t}", 0, "").key.partition().index()];
     assert_eq!((record.highest, record.promise), (row("k", 60, "").ballot, promise(1, 60, 1)));
+}
+
+/// The sweeper asks every second: what it does must not grow with the keys that have not expired.
+#[tokio::test]
+async fn every_statement_by_key_goes_through_its_index() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    let many = "INSERT INTO tercet.entry SELECT i % 1024, 1, decode(md5(i::text), 'hex'), 1, 1, 1, i, \
+                NULL, 'k', '', 'v' FROM generate_series(1, 20000) AS i";
+    for state in ["before and", "after statistics"] {
+        let session = store.session().unwrap();
+        let client = session.readers.get().await.unwrap();
+        let (scan, read) = ("0::smallint, '', 1023::smallint, 1000, 250, 1000000, true", "'{1}', '{a}'");
+        for (name, sql, arguments, index) in [
+            ("by_key", &read::READ, read.to_owned(), "entry_pkey"),
+            ("scan", &read::SCAN, format!("{scan}, NULL, true"), "entry_pkey"),
+            ("expired", &read::SCAN_EXPIRED, format!("{scan}, 5, true"), "entry_expiry"),
+        ] {
+            let _ = client.batch_execute(&format!("DEALLOCATE {name}")).await;
+            client.batch_execute(&format!("PREPARE {name} AS {}", sql.as_str())).await.unwrap();
+            let plan = client.query(&format!("EXPLAIN EXECUTE {name} ({arguments})"), &[]).await.unwrap();
+            let plan: String = plan.iter().map(|line| line.get::<_, &str>(0).to_owned() + "\n").collect();
+            let other = if index == "entry_pkey" { "entry_expiry" } else { "entry_pkey" };
+            assert!(plan.contains(index) && !plan.contains(other), "{state}: {plan}");
+            assert!(!plan.contains("Seq Scan on entry"), "{state}: {plan}");
+        }
+        admin.batch_execute(many).await.unwrap();
+        admin.batch_execute("ANALYZE tercet.entry; DELETE FROM tercet.entry").await.unwrap();
+    }
 }
 
 #[tokio::test]
