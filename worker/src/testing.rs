@@ -29,7 +29,7 @@ const SUPERVISOR: &str = r#"
     top=$1; shift
     "$@" & server=$!
     cat >/dev/null
-    kill -INT "$server" 2>/dev/null
+    kill -QUIT "$server" 2>/dev/null
     wait "$server"
     [ -e "$top/keep" ] || rm -rf "$top"
 "#;
