@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -28,7 +29,7 @@ const SUPERVISOR: &str = r#"
     top=$1; shift
     "$@" & server=$!
     cat >/dev/null
-    kill -INT "$server" 2>/dev/null
+    kill -QUIT "$server" 2>/dev/null
     wait "$server"
     [ -e "$top/keep" ] || rm -rf "$top"
 "#;
@@ -45,12 +46,15 @@ pub struct TestPostgres {
 struct Supervisor {
     shell: Child,
     stdin: Option<ChildStdin>,
+    /// Ends with the last process of the server, because all of them write to the one log.
+    log: Option<JoinHandle<()>>,
 }
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
         drop(self.stdin.take());
         let _ = self.shell.wait();
+        let _ = self.log.take().map(JoinHandle::join);
     }
 }
 
@@ -114,20 +118,8 @@ impl TestPostgres {
     /// Starts the server again after [`Self::kill`].
     pub fn resume(&mut self) {
         let _ = std::fs::remove_file(self.top.path().join("keep"));
-        let deadline = Instant::now() + START_TIMEOUT;
-        loop {
-            match self.try_start(deadline) {
-                Ok(supervisor) => {
-                    self.supervisor = Some(supervisor);
-                    return;
-                }
-                // The backends of a killed postmaster take a moment to notice.
-                Err(log) if log.contains("pre-existing shared memory") && Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                Err(log) => panic!("PostgreSQL did not start:\n{log}"),
-            }
-        }
+        let started = self.try_start(Instant::now() + START_TIMEOUT);
+        self.supervisor = Some(started.unwrap_or_else(|log| panic!("PostgreSQL did not start:\n{log}")));
     }
 
     fn data(&self) -> PathBuf {
@@ -155,11 +147,13 @@ impl TestPostgres {
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut shell = self.unprivileged(&mut command).spawn().expect("/bin/sh runs");
         let stderr = BufReader::new(shell.stderr.take().expect("piped"));
-        let supervisor = Supervisor { stdin: shell.stdin.take(), shell };
-
         let (send, lines) = mpsc::channel();
         // Reads to the end: a server that cannot write its log stops.
-        std::thread::spawn(move || stderr.lines().map_while(io::Result::ok).for_each(|l| drop(send.send(l))));
+        let log = std::thread::spawn(move || {
+            stderr.lines().map_while(io::Result::ok).for_each(|l| drop(send.send(l)))
+        });
+        let supervisor = Supervisor { stdin: shell.stdin.take(), shell, log: Some(log) };
+
         let mut log = String::new();
         while let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             if line.contains("ready to accept connections") {
@@ -171,8 +165,6 @@ impl TestPostgres {
                 break;
             }
         }
-        // The directory stays for another attempt.
-        let _ = std::fs::write(self.top.path().join("keep"), "");
         Err(log)
     }
 

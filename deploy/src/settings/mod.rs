@@ -513,6 +513,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn compose_sets_only_what_exists() {
+        let rows = frontend::FrontendRole::SETTINGS.iter().chain(worker::WorkerRole::SETTINGS);
+        let mut known: Vec<String> = rows
+            .flat_map(|row| [variable(row.key), variable(&format!("{}{FILE_SUFFIX}", row.key))])
+            .collect();
+        known.push("TERCET_HEALTHCHECK_URL".to_owned());
+        let files = [include_str!("../../compose.yaml"), include_str!("../../compose.password.yaml")];
+        let set: Vec<&str> = files
+            .iter()
+            .flat_map(|text| text.lines())
+            .filter_map(|line| line.trim().split_once(": ").map(|(name, _)| name))
+            .filter(|name| name.starts_with("TERCET_"))
+            .collect();
+        assert!(set.len() > 20, "{set:?}");
+        for name in set {
+            assert!(known.iter().any(|k| k == name), "{name}");
+        }
+    }
+
+    #[test]
     fn lists_refuse_repetitions_and_nonsense() {
         assert_eq!(list("a:1, b:2", host_port), Ok(vec!["a:1".to_owned(), "b:2".to_owned()]));
         for text in ["", "a:1,,b:2", "a:1,a:1", "a", "a:0", ":1", "http://a:1"] {

@@ -54,6 +54,7 @@ pub(super) struct Cluster {
     client: http::Client,
     ready_url: String,
     version: String,
+    psql: String,
 }
 
 impl Cluster {
@@ -76,6 +77,8 @@ impl Cluster {
             workers.push(part(worker(&plan, &exe, id, &server, grpc, client.clone())?));
             databases.push(part(database(&plan, id, server)));
         }
+        let psql = plan.workers.first().map(|id| Server::new(&plan.dir, &plan.run_dir, id).psql());
+        let psql = psql.unwrap_or_default();
         let frontend = part(frontend(&plan, &exe, grpc, client.clone()));
         Ok(Self {
             databases,
@@ -84,6 +87,7 @@ impl Cluster {
             client,
             ready_url: format!("http://{}/readyz", welcome::dial(plan.rest)),
             version: plan.installation.version.to_string(),
+            psql,
         })
     }
 
@@ -94,6 +98,11 @@ impl Cluster {
             .chain(&self.databases)
             .cloned()
             .collect::<Rc<_>>()
+    }
+
+    /// How a person looks into the first worker's database.
+    pub(super) fn psql(&self) -> String {
+        self.psql.clone()
     }
 
     pub(super) fn logs(&self) -> Vec<PathBuf> {
@@ -149,7 +158,8 @@ impl Cluster {
         let frontend = std::slice::from_ref(&self.frontend);
         for group in [frontend, self.workers.as_slice(), self.databases.as_slice()] {
             let mut stops = JoinSet::new();
-            for part in group.iter().cloned() {
+            for part in group {
+                let part = part.clone();
                 stops.spawn_local(async move { part.act(Action::Stop).await });
             }
             while let Some(outcome) = stops.join_next().await {

@@ -85,6 +85,10 @@ async fn converse(mut stream: UnixStream, parts: &[Handle], said: impl Fn(&str))
     let mut line = String::new();
     let mut reader = tokio::io::BufReader::new(read.take(REQUEST_BYTES_MAX));
     tokio::time::timeout(REQUEST_DEADLINE, reader.read_line(&mut line)).await??;
+    if line.is_empty() {
+        // Only looked whether somebody is here.
+        return Ok(());
+    }
     let answer = match serde_json::from_str(&line) {
         Ok(request) => respond(request, parts, said).await,
         Err(error) => Answer::Failed { error: format!("not a request: {error}") },

@@ -128,12 +128,10 @@ impl DataDir {
         read_text(&self.password_file()).ok()
     }
 
-    /// The `tercet up` that runs on this directory.
+    /// The `tercet up` that runs on this directory: it answers on its socket. A process id would not do, since those
+    /// are used again, and a killed process may linger as a zombie.
     pub(crate) fn running(&self) -> Option<Running> {
-        let running: Running =
-            serde_json::from_str(&read_text(&self.root.join("running.json")).ok()?).ok()?;
-        let alive = nix::sys::signal::kill(nix::unistd::Pid::from_raw(running.pid), None);
-        matches!(alive, Ok(()) | Err(nix::errno::Errno::EPERM)).then_some(running)
+        self.last_run().filter(|run| std::os::unix::net::UnixStream::connect(&run.control).is_ok())
     }
 
     /// What an earlier run left, alive or not.

@@ -42,6 +42,7 @@ use self::postgres::find::{self, Installation, NotFound};
 use self::postgres::server::{SOCKET_PATH_MAX, Server};
 use self::postgres::{create, fetch};
 use self::progress::Progress;
+use self::welcome::Call;
 use crate::cli::{PasswordArgs, UpArgs};
 
 /// Shared with the tasks that answer on the control socket.
@@ -162,8 +163,9 @@ async fn up(args: UpArgs, progress: &Progress) -> anyhow::Result<()> {
     if started.is_ok() && !interrupt.stop.is_cancelled() {
         progress.finish();
         progress.say(&welcome::ready_line(begun.elapsed(), resp, rest, dir.root()));
+        let psql = cluster.psql();
         let call = Call::new(&args, &dir);
-        progress.say(&welcome::welcome(resp, rest, &call.program, &call.options, password.is_some()));
+        progress.say(&welcome::welcome(resp, rest, &call, &psql, password.is_some()));
         watch_over(&cluster, &interrupt, &mut exited, &call, progress).await;
     }
     progress.say("stopping");
@@ -269,13 +271,6 @@ fn report(exit: &Exited, call: Option<&Call>) -> String {
         ));
     }
     text
-}
-
-/// How the user calls us about this cluster.
-#[derive(Debug)]
-struct Call {
-    program: String,
-    options: String,
 }
 
 impl Call {

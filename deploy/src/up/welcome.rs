@@ -7,19 +7,22 @@ use std::time::Duration;
 
 const WIDTH: usize = 78;
 
+/// How the user calls us about this cluster.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) program: String,
+    /// Empty, or begins with a space.
+    pub(super) options: String,
+}
+
 /// The line that scripts wait for; see the contract in `main.rs`.
 pub(super) fn ready_line(took: Duration, resp: SocketAddr, rest: SocketAddr, data_dir: &Path) -> String {
     format!("ready in={:.1}s resp={resp} rest={rest} data-dir={}", took.as_secs_f64(), data_dir.display())
 }
 
 /// Lines to copy. Rules above and below but none at the sides, which would be copied as well.
-pub(super) fn welcome(
-    resp: SocketAddr,
-    rest: SocketAddr,
-    tercet: &str,
-    options: &str,
-    password: bool,
-) -> String {
+pub(super) fn welcome(resp: SocketAddr, rest: SocketAddr, call: &Call, psql: &str, password: bool) -> String {
+    let Call { program: tercet, options } = call;
     let (resp, rest) = (dial(resp), dial(rest));
     let mut redis = format!("redis-cli -p {}", resp.port());
     if resp.ip() != IpAddr::V4(Ipv4Addr::LOCALHOST) {
@@ -48,7 +51,14 @@ pub(super) fn welcome(
                 format!("{tercet} node start w2{options}"),
             ],
         ),
-        ("Look", vec![format!("{tercet} status{options}"), format!("{tercet} node list{options}")]),
+        (
+            "Look",
+            vec![
+                format!("{tercet} status{options}"),
+                format!("{tercet} node list{options}"),
+                psql.to_owned(),
+            ],
+        ),
     ];
     let rule = "─".repeat(WIDTH);
     let mut out = format!("{rule}\n");
@@ -126,13 +136,9 @@ mod tests {
 
     #[test]
     fn the_box_follows_ports_and_password() {
-        let text = welcome(
-            "0.0.0.0:7000".parse().unwrap(),
-            "127.0.0.1:7001".parse().unwrap(),
-            "tercet",
-            " --data-dir d",
-            true,
-        );
+        let call = Call { program: "tercet".to_owned(), options: " --data-dir d".to_owned() };
+        let text =
+            welcome("0.0.0.0:7000".parse().unwrap(), "127.0.0.1:7001".parse().unwrap(), &call, "psql", true);
         for part in [
             "redis-cli -p 7000 -a",
             "http://127.0.0.1:7001/metrics",

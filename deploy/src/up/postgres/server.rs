@@ -17,7 +17,7 @@ use super::create::scrub;
 use super::find::Installation;
 use crate::up::account::Account;
 use crate::up::datadir::DataDir;
-use crate::up::death;
+use crate::up::{death, welcome};
 
 /// The database's superuser, as whom the worker connects.
 pub(super) const SUPERUSER: &str = "tercet";
@@ -58,6 +58,12 @@ impl Server {
     /// What a worker connects with.
     pub(in crate::up) fn connection(&self) -> String {
         format!("host={} port={PORT} user={SUPERUSER} dbname={DATABASE}", quoted(&self.socket_dir))
+    }
+
+    /// What a person connects with.
+    pub(in crate::up) fn psql(&self) -> String {
+        let socket_dir = welcome::quote(&self.socket_dir.display().to_string());
+        format!("psql -h {socket_dir} -U {SUPERUSER} {DATABASE}")
     }
 
     /// Writes the configuration, as it is at every start.

@@ -159,7 +159,7 @@ fn unknown(client: Client, flight: InFlight<'_>, error: StoreError) -> CommitOut
 }
 
 /// A row that was not written stays so: what stands there now has its ballot or a higher one, or is another key.
-async fn outcomes(
+pub(super) async fn outcomes(
     session: &Session,
     client: &Client,
     batch: &[Row],

@@ -12,7 +12,7 @@ use super::columns::{Ballots, signed, smallint};
 use super::connect::within;
 
 /// Commits between two checkpoints. A restart replays at most about this many journal rows.
-pub(super) const CHECKPOINT_EVERY: u64 = 8_192;
+pub(super) const CHECKPOINT_EVERY: u64 = 2_048;
 /// Journal rows that are kept behind a checkpoint, so that a peer which was away for a while is served from them.
 pub(super) const JOURNAL_ROWS_KEPT: u64 = 100_000;
 /// The most journal rows that one statement deletes.

@@ -1,5 +1,6 @@
 //! Rows by key, pages in the order of (partition, hash), and counts. All on read-only connections.
 
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use deadpool_postgres::Client;
@@ -23,23 +24,79 @@ const EXAMINED_MIN: usize = 1_000;
 
 const NOT_FLUSHED: &str = "(e.epoch, e.n, e.incarnation, e.seq) >= ((p.flush).epoch, (p.flush).n, (p.flush).incarnation, (p.flush).seq)";
 
+/// The lateral join with a limit leaves the planner one choice: one index look-up per key.
+pub(super) static READ: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT k.ord, e.value, {ROW_COLUMNS} \
+         FROM unnest($1::smallint[], $2::bytea[]) WITH ORDINALITY AS k (partition, hash, ord) \
+         CROSS JOIN LATERAL (SELECT * FROM tercet.entry AS e \
+           WHERE e.partition = k.partition AND e.key_hash = k.hash LIMIT 1) AS e"
+    )
+});
+
+pub(super) static SCAN: LazyLock<String> = LazyLock::new(|| {
+    scan_statement(
+        "SELECT * FROM tercet.entry AS e \
+         WHERE (e.partition, e.key_hash) >= ($1::smallint, $2::bytea) AND e.partition <= $3::smallint \
+         AND $8::bigint IS NULL ORDER BY e.partition, e.key_hash LIMIT $4",
+    )
+});
+
+/// Partition by partition through the partial index, so that nothing is touched that has not expired. The join keeps
+/// the order of the series and stops at the limit. `OFFSET 0` keeps the planner from walking the primary key instead,
+/// which has the order that is wanted, and every row.
+pub(super) static SCAN_EXPIRED: LazyLock<String> = LazyLock::new(|| {
+    scan_statement(
+        "SELECT e.* FROM generate_series($1::smallint::int, $3::smallint::int) AS g (id) \
+         CROSS JOIN LATERAL (SELECT * FROM (SELECT * FROM tercet.entry AS e \
+             WHERE e.partition = g.id::smallint AND e.expires_at <= $8::bigint OFFSET 0) AS e \
+           WHERE g.id > $1 OR e.key_hash >= $2::bytea ORDER BY e.key_hash LIMIT $4) AS e LIMIT $4",
+    )
+});
+
+static COUNT: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT count(*), count(e.expires_at) \
+         FROM tercet.entry AS e JOIN tercet.partition AS p ON p.id = e.partition \
+         WHERE e.partition = ANY ($1::smallint[]) AND e.kind <> 0 \
+         AND (e.expires_at IS NULL OR e.expires_at > $2) AND {NOT_FLUSHED}"
+    )
+});
+
+/// One statement examines a bounded stretch of rows, weighs the wanted ones, and sends values for those that fit. The
+/// weights come from lengths alone, which PostgreSQL knows without reading a large value. The last row that it answers
+/// may be one too many: it tells where the next page begins.
+///
+/// `$1` partition and `$2` hash to begin at, `$3` last partition, `$4` rows to examine, `$5` limit, `$6` bytes,
+/// `$7` with data, `$8` expired by, `$9` with tombstones.
+fn scan_statement(stretch: &str) -> String {
+    const WANTED: &str = "(e.kind <> 0 OR $9::boolean)";
+    // As `Row::weight`.
+    const WEIGHT: &str = "160 + octet_length(e.key) + coalesce(octet_length(e.value), 0)";
+    const FITS: &str = "wanted AND nth <= $5 AND (total <= $6 OR nth = 1)";
+    format!(
+        "SELECT {FITS}, e.partition, e.key_hash, CASE WHEN {FITS} AND $7::boolean THEN e.value END, {ROW_COLUMNS} \
+         FROM (SELECT e.*, row_number() OVER stretch AS examined, \
+             count(*) FILTER (WHERE wanted) OVER stretch AS nth, \
+             sum(weight) FILTER (WHERE wanted) OVER stretch AS total \
+           FROM (SELECT e.*, {WANTED} AND {NOT_FLUSHED} AS wanted, {WEIGHT} AS weight \
+             FROM ({stretch}) AS e JOIN tercet.partition AS p ON p.id = e.partition) AS e \
+           WINDOW stretch AS (ORDER BY e.partition, e.key_hash ROWS UNBOUNDED PRECEDING)) AS e \
+         WHERE (wanted AND nth <= $5 + 1) OR examined = $4 \
+         ORDER BY e.partition, e.key_hash"
+    )
+}
+
 pub(super) async fn read(
     session: &Session,
     keys: &[(PartitionId, KeyHash)],
 ) -> Result<Vec<Option<Row>>, StoreError> {
     let started = Instant::now();
-    // The lateral join with a limit leaves the planner one choice: one index look-up per key.
-    let sql = format!(
-        "SELECT k.ord, e.value, {ROW_COLUMNS} \
-         FROM unnest($1::smallint[], $2::bytea[]) WITH ORDINALITY AS k (partition, hash, ord) \
-         CROSS JOIN LATERAL (SELECT * FROM tercet.entry AS e \
-           WHERE e.partition = k.partition AND e.key_hash = k.hash LIMIT 1) AS e"
-    );
     let mut found = vec![None; keys.len()];
     for (chunk, found) in keys.chunks(READ_KEYS_MAX).zip(found.chunks_mut(READ_KEYS_MAX)) {
         let partitions: Vec<i16> = chunk.iter().map(|key| smallint(key.0)).collect();
         let hashes: Vec<HashColumn> = chunk.iter().map(|key| HashColumn(key.1.0)).collect();
-        for stored in query(session, &sql, &[&partitions, &hashes]).await? {
+        for stored in query(session, &READ, &[&partitions, &hashes]).await? {
             let at = unsigned(stored.get(0))?.saturating_sub(1) as usize;
             if let Some(slot) = found.get_mut(at) {
                 *slot = Some(row_at(&stored, 2, stored.get(1))?);
@@ -50,55 +107,22 @@ pub(super) async fn read(
     Ok(found)
 }
 
-/// One statement examines a bounded stretch, weighs the rows that are wanted, and sends values for those that fit. The
-/// weights come from lengths alone, which PostgreSQL knows without reading a large value. Its last row, wanted or not,
-/// may be one too many: it tells where the next page begins.
 pub(super) async fn scan(
     session: &Session,
     from: ScanFrom,
     options: ScanOptions,
 ) -> Result<Page, StoreError> {
     let limit = options.limit.clamp(1, SCAN_ROWS_MAX);
-    let examine = (limit * EXAMINED_PER_ROW).max(EXAMINED_MIN);
-    let stretch = match options.expired_by {
-        None => {
-            "SELECT * FROM tercet.entry AS e WHERE (e.partition, e.key_hash) >= ($1::smallint, $2::bytea) \
-             AND e.partition <= $3::smallint AND $8::bigint IS NULL \
-             ORDER BY e.partition, e.key_hash LIMIT $4"
-        }
-        // Partition by partition through the partial index: nothing is touched that has not expired. The join keeps
-        // the order of the series, and stops at the limit.
-        Some(_) => {
-            "SELECT e.* FROM generate_series($1::smallint::int, $3::smallint::int) AS g (id) \
-             CROSS JOIN LATERAL (SELECT * FROM tercet.entry AS e \
-               WHERE e.partition = g.id::smallint AND e.expires_at <= $8::bigint \
-               AND (g.id > $1 OR e.key_hash >= $2::bytea) ORDER BY e.key_hash LIMIT $4) AS e LIMIT $4"
-        }
-    };
-    let weight = "160 + octet_length(e.key) + coalesce(octet_length(e.value), 0)";
-    let sql = format!(
-        "SELECT wanted AND nth <= $5 AND (total <= $6 OR nth = 1), e.partition, e.key_hash, \
-           CASE WHEN wanted AND nth <= $5 AND (total <= $6 OR nth = 1) AND $7::boolean THEN e.value END, \
-           {ROW_COLUMNS} \
-         FROM (SELECT e.*, (e.kind <> 0 OR $9::boolean) AND {NOT_FLUSHED} AS wanted, \
-             row_number() OVER stretch AS examined, \
-             count(*) FILTER (WHERE (e.kind <> 0 OR $9::boolean) AND {NOT_FLUSHED}) OVER stretch AS nth, \
-             sum({weight}) FILTER (WHERE (e.kind <> 0 OR $9::boolean) AND {NOT_FLUSHED}) OVER stretch AS total \
-           FROM ({stretch}) AS e JOIN tercet.partition AS p ON p.id = e.partition \
-           WINDOW stretch AS (ORDER BY e.partition, e.key_hash ROWS UNBOUNDED PRECEDING)) AS e \
-         WHERE (wanted AND nth <= $5 + 1) OR examined = $4 \
-         ORDER BY e.partition, e.key_hash"
-    );
-    let partition = smallint(from.partition);
-    let last_partition = smallint(options.last_partition);
-    let examine = examine as i64;
+    let examine = (limit * EXAMINED_PER_ROW).max(EXAMINED_MIN) as i64;
     let limit = limit as i64;
+    let (first, last) = (smallint(from.partition), smallint(options.last_partition));
+    let hash = HashColumn(from.hash.0);
     let bytes_max = i64::try_from(options.bytes_max).unwrap_or(i64::MAX);
     let expired_by = options.expired_by.map(|at| at.0);
     let params: [&(dyn ToSql + Sync); 9] = [
-        &partition,
-        &HashColumn(from.hash.0),
-        &last_partition,
+        &first,
+        &hash,
+        &last,
         &examine,
         &limit,
         &bytes_max,
@@ -106,8 +130,9 @@ pub(super) async fn scan(
         &expired_by,
         &options.with_tombstones,
     ];
+    let sql: &str = if expired_by.is_some() { &SCAN_EXPIRED } else { &SCAN };
     let mut page = Page::default();
-    for stored in query(session, &sql, &params).await? {
+    for stored in query(session, sql, &params).await? {
         if !stored.get::<_, bool>(0) {
             page.next = Some(place(&stored)?);
             break;
@@ -129,13 +154,8 @@ pub(super) async fn count(
     partitions: &[PartitionId],
     now: UnixMillis,
 ) -> Result<Count, StoreError> {
-    let sql = format!(
-        "SELECT count(*), count(e.expires_at) FROM tercet.entry AS e JOIN tercet.partition AS p ON p.id = e.partition \
-         WHERE e.partition = ANY ($1::smallint[]) AND e.kind <> 0 \
-         AND (e.expires_at IS NULL OR e.expires_at > $2) AND {NOT_FLUSHED}"
-    );
     let partitions: Vec<i16> = partitions.iter().copied().map(smallint).collect();
-    let counted = query(session, &sql, &[&partitions, &now.0]).await?;
+    let counted = query(session, &COUNT, &[&partitions, &now.0]).await?;
     let Some(row) = counted.first() else { return Ok(Count::default()) };
     Ok(Count { live: unsigned(row.get(0))?, expiring: unsigned(row.get(1))? })
 }
