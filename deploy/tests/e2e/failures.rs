@@ -114,6 +114,30 @@ async fn no_command_fails_while_workers_die_hang_and_stop() {
     load.finish("workers").await.verify(cluster.resp()).await;
 }
 
+/// Listings and flushes concern every worker, also one that is there and does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn listing_and_flushing_do_not_wait_for_a_hung_worker() {
+    const KEYS: usize = 100;
+    let cluster = alone().await;
+    let mut client = cluster.client().await;
+    assert_eq!(client.command("FLUSHALL").await, Reply::ok());
+    let pairs = (0..KEYS).flat_map(|i| [format!("hung:{i}"), "v".to_owned()]);
+    let mset: Vec<String> = std::iter::once("MSET".to_owned()).chain(pairs).collect();
+    assert_eq!(client.call(&mset).await, Reply::ok());
+    for id in ["w1", "w4"] {
+        let hung = Hung::new(cluster.part_pid(id).await);
+        let Reply::Array(keys) = client.command("KEYS hung:*").await else { panic!("KEYS fails") };
+        assert_eq!(keys.len(), KEYS, "while {id} hangs");
+        assert_eq!(client.command("DBSIZE").await.to_string(), KEYS.to_string(), "while {id} hangs");
+        assert!(matches!(client.command("RANDOMKEY").await, Reply::Bulk(_)), "while {id} hangs");
+        drop(hung);
+        cluster.wait_until_whole().await;
+    }
+    let _hung = Hung::new(cluster.part_pid("w2").await);
+    assert_eq!(client.command("FLUSHALL").await, Reply::ok());
+    assert_eq!(client.command("KEYS *").await, Reply::Array(Vec::new()));
+}
+
 /// A worker outlives its PostgreSQL, and is back when that is.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_command_fails_while_a_database_dies_and_its_worker_heals_by_itself() {

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use tercet_common::quorum::majority;
 use tercet_common::{Content, KeyHash, PARTITIONS, PartitionId, Row, UnixMillis};
 use tercet_proto::v1;
@@ -40,24 +42,56 @@ pub(super) async fn scan(
         // A tombstone must be seen to outvote a stale value. Expired rows are judged by a read of each.
         with_tombstones: filter.expired_by.is_none(),
     };
-    let pages = join_all(available.iter().map(|link| page(link, request.clone()))).await;
-    let pages: Vec<ScanPage> = pages.into_iter().collect::<Result<_, _>>().map_err(|error| {
-        tracing::warn!(%error, "a worker did not answer a scan");
-        OpError::ReadUnavailable
-    })?;
+    let pages = gather(formed, &available, &request, cluster.config.replica_timeout).await?;
     Ok(merge(pages, filter, UnixMillis::now()))
 }
 
 /// The workers to scan; an error when some partition has too few of them.
-fn available(formed: &Formed) -> Result<Vec<&Link>, OpError> {
+fn available(formed: &Formed) -> Result<Vec<usize>, OpError> {
     let up: Vec<bool> = formed.links.iter().map(|link| link.is_available()).collect();
-    let quorum = majority(formed.config.replicas);
-    let covered = PartitionId::all()
-        .all(|id| formed.ring.preference_list(id).iter().filter(|ix| up[**ix]).count() >= quorum);
-    if !covered {
+    if !covers(formed, &up) {
         return Err(OpError::ReadUnavailable);
     }
-    Ok(formed.links.iter().filter(|link| link.is_available()).map(|link| &**link).collect())
+    Ok((0..up.len()).filter(|ix| up[*ix]).collect())
+}
+
+/// Whether these workers have a quorum of every partition's replicas among them.
+fn covers(formed: &Formed, workers: &[bool]) -> bool {
+    let quorum = majority(formed.config.replicas);
+    let has_quorum = |id| formed.ring.preference_list(id).iter().filter(|ix| workers[**ix]).count() >= quorum;
+    PartitionId::all().all(has_quorum)
+}
+
+/// The pages of those who answer. Once they cover every partition the others get `grace`, so that a hung worker costs a
+/// listing no error, and no more than that.
+async fn gather(
+    formed: &Formed,
+    workers: &[usize],
+    request: &v1::ScanRequest,
+    grace: Duration,
+) -> Result<Vec<ScanPage>, OpError> {
+    let mut calls: FuturesUnordered<_> =
+        workers.iter().map(async |ix| (*ix, page(&formed.links[*ix], request.clone()).await)).collect();
+    let mut answered = vec![false; formed.links.len()];
+    let mut pages = Vec::new();
+    loop {
+        let covered = covers(formed, &answered);
+        let patience = if covered { grace } else { PAGE_TIMEOUT };
+        match tokio::time::timeout(patience, calls.next()).await {
+            Ok(Some((ix, Ok(page)))) => {
+                answered[ix] = true;
+                pages.push(page);
+            }
+            Ok(Some((ix, Err(error)))) => {
+                tracing::debug!(worker = %formed.links[ix].id(), %error, "a worker did not answer a scan");
+            }
+            Ok(None) | Err(_) if covered => return Ok(pages),
+            Ok(None) | Err(_) => {
+                tracing::warn!("too few workers answered a scan");
+                return Err(OpError::ReadUnavailable);
+            }
+        }
+    }
 }
 
 /// Merges pages of the same range. What lies past the end of the shortest unfinished page is not known yet, so the
@@ -99,33 +133,57 @@ fn position(wire: v1::ScanPosition) -> Result<ScanPosition, String> {
     Ok(ScanPosition { partition, hash })
 }
 
-/// Each partition is counted by its first replica in reach.
+/// Each partition is counted by its first replica in reach that answers. A worker that hangs is first given up soon, for
+/// the next replica; only when a partition has no other left is everybody given the time that a large table may need.
 pub(super) async fn count(cluster: &Cluster) -> Result<KeyCount, OpError> {
     let formed = cluster.formed().ok_or(OpError::Loading)?;
-    let up: Vec<bool> = formed.links.iter().map(|link| link.is_available()).collect();
-    let mut shares: Vec<Vec<u32>> = vec![Vec::new(); formed.links.len()];
-    for id in PartitionId::all() {
-        let counter = formed.ring.preference_list(id).iter().find(|ix| up[**ix]);
-        shares[*counter.ok_or(OpError::ReadUnavailable)?].push(id.get().into());
-    }
     let now_ms = UnixMillis::now().0;
-    let counts = formed.links.iter().zip(shares).filter(|(_, share)| !share.is_empty()).map(
-        |(link, partitions)| async move {
-            let mut client = link.client().ok_or(OpError::ReadUnavailable)?;
-            let call = client.count(link.authorize(v1::CountRequest { partitions, now_ms }));
-            let reply =
-                tokio::time::timeout(PAGE_TIMEOUT, call).await.map_err(|_| OpError::ReadUnavailable)?;
-            let reply = reply.map_err(|_| OpError::ReadUnavailable)?.into_inner();
-            Ok(KeyCount { live: reply.live, expiring: reply.expiring })
-        },
-    );
     let mut total = KeyCount::default();
-    for count in join_all(counts).await {
-        let count = count?;
-        total.live += count.live;
-        total.expiring += count.expiring;
+    let mut left: Vec<PartitionId> = PartitionId::all().collect();
+    for patience in [cluster.config.replica_timeout * 2, PAGE_TIMEOUT] {
+        let mut up: Vec<bool> = formed.links.iter().map(|link| link.is_available()).collect();
+        while let Some(shares) = share_out(formed, &left, &up) {
+            let counts = shares.into_iter().map(async |(ix, share)| {
+                (ix, count_at(&formed.links[ix], &share, now_ms, patience).await, share)
+            });
+            left.clear();
+            for (ix, count, share) in join_all(counts).await {
+                if let Some(count) = count {
+                    total.live += count.live;
+                    total.expiring += count.expiring;
+                } else {
+                    up[ix] = false;
+                    left.extend(share);
+                }
+            }
+            if left.is_empty() {
+                return Ok(total);
+            }
+        }
     }
-    Ok(total)
+    Err(OpError::ReadUnavailable)
+}
+
+/// Who counts which partitions; `None` when one of them has no replica that is up.
+fn share_out(
+    formed: &Formed,
+    partitions: &[PartitionId],
+    up: &[bool],
+) -> Option<BTreeMap<usize, Vec<PartitionId>>> {
+    let mut shares: BTreeMap<usize, Vec<PartitionId>> = BTreeMap::new();
+    for id in partitions {
+        let counter = formed.ring.preference_list(*id).iter().find(|ix| up[**ix])?;
+        shares.entry(*counter).or_default().push(*id);
+    }
+    Some(shares)
+}
+
+async fn count_at(link: &Link, share: &[PartitionId], now_ms: i64, patience: Duration) -> Option<KeyCount> {
+    let mut client = link.client()?;
+    let partitions = share.iter().map(|id| id.get().into()).collect();
+    let call = client.count(link.authorize(v1::CountRequest { partitions, now_ms }));
+    let reply = tokio::time::timeout(patience, call).await.ok()?.ok()?.into_inner();
+    Some(KeyCount { live: reply.live, expiring: reply.expiring })
 }
 
 pub(super) async fn worker_page(
