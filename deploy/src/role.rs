@@ -14,6 +14,9 @@ use crate::logging;
 use crate::settings::process::Process;
 use crate::settings::{Environment, Flags, frontend::FrontendRole, worker::WorkerRole};
 
+/// More than clients, listeners and links ever take; some systems have no hard limit and refuse an infinite soft one.
+const OPEN_FILES_MAX: u64 = 1 << 20;
+
 /// Runs a frontend until SIGTERM, SIGINT, or with `exit_with_parent` until standard input ends.
 pub(crate) fn frontend(
     flags: Flags<FrontendRole>,
@@ -68,6 +71,7 @@ where
     F: AsyncFnOnce(Metrics, CancellationToken) -> anyhow::Result<()>,
 {
     logging::install(process)?;
+    raise_file_limit();
     let handle = metrics::install().context("installing the metrics recorder")?;
     metrics::BUILD_INFO.gauge(&[env!("CARGO_PKG_VERSION"), role]).set(1.0);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -91,6 +95,17 @@ where
         Err(error) => tracing::error!(role, error = format!("{error:#}"), "stopped"),
     }
     ended
+}
+
+/// Every client takes a file descriptor, and the usual soft limit is 1024, far below `clients-max`. The hard limit is the
+/// machine's word on what a process may take (Redis raises its own in the same way).
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard.min(OPEN_FILES_MAX), hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit on open files stays as it is; it may allow fewer clients than wanted");
+    }
 }
 
 /// SIGTERM and SIGINT ask for an orderly end.
