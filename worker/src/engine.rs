@@ -33,7 +33,7 @@ pub(crate) use self::replies::ReplyQueue;
 use crate::config::Config;
 use crate::replica::{Answer, Arrival, Limits, Replica, Stats};
 use crate::ring::{self, ConfigureError};
-use crate::store::{CommitOutcome, Count, Identity, Loaded, Page, Store, StoreError};
+use crate::store::{CommitOutcome, Count, Identity, Loaded, Page, Store, StoreError, Usage};
 
 /// The most rows of one transaction.
 const COMMIT_ROWS_MAX: usize = 4_096;
@@ -114,6 +114,11 @@ impl Engine {
 
     pub fn stats(&self) -> Stats {
         self.replica.lock().stats()
+    }
+
+    /// What the store takes of its machine.
+    pub fn usage(&self) -> Usage {
+        self.store.usage()
     }
 
     pub fn publish_metrics(&self) {

@@ -55,7 +55,7 @@ pub(crate) async fn probe(
             _ => {}
         }
         healthy = proven.is_ok();
-        let stats = engine.stats();
+        let (stats, usage) = (engine.stats(), engine.usage());
         beats.send_modify(|beat| {
             if let Some(identity) = engine.identity() {
                 beat.worker_uuid = identity.worker_uuid;
@@ -66,6 +66,10 @@ pub(crate) async fn probe(
                 database_commits: proven.is_ok(),
                 commit_micros: proven.map_or(0, |took| took.as_micros() as u64),
                 write_backlog: stats.waiting_writes as u64,
+                disk_free_bytes: usage.disk.map_or(0, |disk| disk.free_bytes),
+                disk_total_bytes: usage.disk.map_or(0, |disk| disk.total_bytes),
+                pool_in_use: usage.pool_in_use as u32,
+                pool_size: usage.pool_size as u32,
                 read_only: stats.read_only,
                 ..Default::default()
             });

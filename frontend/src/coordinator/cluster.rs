@@ -277,7 +277,7 @@ fn status_of(worker: WorkerView) -> WorkerStatus {
         database_commits: seen.map(|s| s.report.database_commits),
         commit_micros: seen.map(|s| s.report.commit_micros),
         write_backlog: seen.map(|s| s.report.write_backlog),
-        disk_free_bytes: seen.map(|s| s.report.disk_free_bytes),
+        disk_free_bytes: seen.filter(|s| s.report.disk_total_bytes > 0).map(|s| s.report.disk_free_bytes),
         keys: seen.map(|s| s.report.keys),
         version: seen.map(|s| s.version.clone()),
         partitions: 0,

@@ -34,6 +34,7 @@ pub struct WorkerStatus {
     pub database_commits: Option<bool>,
     pub commit_micros: Option<u64>,
     pub write_backlog: Option<u64>,
+    /// `None` also where the worker cannot see its database's disk.
     pub disk_free_bytes: Option<u64>,
     pub keys: Option<u64>,
     pub version: Option<String>,

@@ -118,6 +118,21 @@ pub struct Count {
     pub expiring: u64,
 }
 
+/// What a store takes of its machine, as far as the worker can see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Of the file system with the database. `None`: it is out of sight, on another machine for example.
+    pub disk: Option<Disk>,
+    pub pool_in_use: usize,
+    pub pool_size: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+}
+
 /// Why a store could not do something.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -165,6 +180,10 @@ pub trait Store: Send + Sync + 'static {
     /// Persists promises on the reserved connection, past the queue of group commits. After an error they may be
     /// durable or not.
     fn keep_promises(&self, promises: Vec<(PartitionId, Promise)>) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Looked at whenever the store is proven; cheap.
+    fn usage(&self) -> Usage {
+        Usage::default()
+    }
     /// Ends the connections in order. [`Store::open`] may follow.
     fn close(&self) -> BoxFuture<'_, ()>;
 }

@@ -1,10 +1,14 @@
 //! Handles of the metrics that the store keeps.
 
+use std::sync::OnceLock;
+
 use metrics::{Counter, Gauge, Histogram};
 use tercet_common::metrics::{
-    COMMIT_ROWS, COMMIT_SECONDS, COMMITS, JOURNAL_SEQ, POOL_CONNECTIONS, POOL_WAIT_SECONDS,
+    COMMIT_ROWS, COMMIT_SECONDS, COMMITS, DISK_FREE_BYTES, JOURNAL_SEQ, POOL_CONNECTIONS, POOL_WAIT_SECONDS,
     POSTGRES_CONNECTED, POSTGRES_READ_SECONDS, POSTGRES_RECONNECTS,
 };
+
+use super::super::Disk;
 
 pub(super) struct Metrics {
     pub(super) commit_seconds: Histogram,
@@ -19,6 +23,8 @@ pub(super) struct Metrics {
     pub(super) pool_in_use: Gauge,
     pub(super) pool_idle: Gauge,
     pub(super) journal_seq: Gauge,
+    /// Exported only where the disk is in sight: a zero would be an alarm.
+    disk_free: OnceLock<Gauge>,
 }
 
 impl Metrics {
@@ -36,6 +42,11 @@ impl Metrics {
             pool_in_use: POOL_CONNECTIONS.gauge(&["in_use"]),
             pool_idle: POOL_CONNECTIONS.gauge(&["idle"]),
             journal_seq: JOURNAL_SEQ.gauge(&[]),
+            disk_free: OnceLock::new(),
         }
+    }
+
+    pub(super) fn observe_disk(&self, disk: Disk) {
+        self.disk_free.get_or_init(|| DISK_FREE_BYTES.gauge(&[])).set(disk.free_bytes as f64);
     }
 }

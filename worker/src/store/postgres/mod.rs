@@ -15,6 +15,7 @@
 mod columns;
 mod commit;
 mod connect;
+mod disk;
 mod error;
 mod maintain;
 mod metrics;
@@ -23,6 +24,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +42,9 @@ use self::error::connect_error;
 use self::metrics::Metrics;
 use self::open::Owner;
 use super::ledger::Ledger;
-use super::{CommitBatch, CommitOutcome, Count, Loaded, Page, ScanFrom, ScanOptions, Store, StoreError};
+use super::{
+    CommitBatch, CommitOutcome, Count, Loaded, Page, ScanFrom, ScanOptions, Store, StoreError, Usage,
+};
 use crate::Config;
 
 /// How long another holder of the database's lock gets to go.
@@ -85,6 +89,8 @@ struct Session {
     lost: Lost,
     /// How long one statement may take, its answer included.
     patience: Duration,
+    /// Where the database is, if that is in sight.
+    data_directory: Option<PathBuf>,
     metrics: Arc<Metrics>,
 }
 
@@ -156,6 +162,7 @@ impl PostgresStore {
         let generation = open::start_generation(&control, &self.owner, patience).await?;
         open::end_other_backends(&control, patience).await?;
         let (loaded, ledger) = open::load(&control, patience).await?;
+        let data_directory = disk::data_directory(&control, target, patience).await?;
 
         let connections = |role, size| Connections::new(target, role, size, generation, &lost, &self.metrics);
         let session = Arc::new(Session {
@@ -168,6 +175,7 @@ impl PostgresStore {
             checkpoint_due: Notify::new(),
             lost,
             patience,
+            data_directory,
             metrics: self.metrics.clone(),
         });
         self.metrics.journal_seq.set(loaded.identity.journal_seq as f64);
@@ -189,11 +197,17 @@ impl Session {
         result
     }
 
-    fn observe_pools(&self) {
+    fn usage(&self) -> Usage {
         let (writing, idle_writers) = self.writers.occupancy();
         let (reading, idle_readers) = self.readers.occupancy();
-        self.metrics.pool_in_use.set((writing + reading) as f64);
-        self.metrics.pool_idle.set((idle_writers + idle_readers) as f64);
+        let (in_use, idle) = (writing + reading, idle_writers + idle_readers);
+        self.metrics.pool_in_use.set(in_use as f64);
+        self.metrics.pool_idle.set(idle as f64);
+        let disk = self.data_directory.as_deref().and_then(disk::space);
+        if let Some(disk) = disk {
+            self.metrics.observe_disk(disk);
+        }
+        Usage { disk, pool_in_use: in_use, pool_size: in_use + idle }
     }
 }
 
@@ -258,7 +272,6 @@ impl Store for PostgresStore {
     fn prove_commit(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async {
             let session = self.session()?;
-            session.observe_pools();
             session.on_control(session.control.execute(&session.statements.prove, &[])).await.map(drop)
         })
     }
@@ -270,6 +283,10 @@ impl Store for PostgresStore {
             let params = raised.params();
             session.on_control(session.control.execute(&session.statements.raise, &params)).await.map(drop)
         })
+    }
+
+    fn usage(&self) -> Usage {
+        self.session().map(|session| session.usage()).unwrap_or_default()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
