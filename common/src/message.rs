@@ -16,8 +16,9 @@ pub enum ReplicaRequest {
     /// Re-send of an original put to a replica that missed it. With `chosen` (a quorum holds the row at this very
     /// ballot) it installs without the promise check; without, it is a put. → [`ReplicaReply::Stored`]
     Replicate { row: Row, chosen: bool, epoch: Epoch },
-    /// Every version of the partition below `ballot` counts as a tombstone at `ballot`. → [`ReplicaReply::Stored`]
-    Flush { partition: PartitionId, ballot: Ballot, clock: VectorClock },
+    /// Every version of the partition below `ballot` counts as a tombstone at `ballot`. With `chosen` (a quorum holds
+    /// this flush) it installs without the promise check. → [`ReplicaReply::Stored`]
+    Flush { partition: PartitionId, ballot: Ballot, clock: VectorClock, chosen: bool },
 }
 
 impl ReplicaRequest {

@@ -69,6 +69,10 @@ metrics! {
         "Operations that shared another operation's put of the same key.";
     READ_REPAIRS = Counter "tercet_read_repairs_total" ["result"]
         "Stale replicas found by reads: replicated (a quorum held the version), rewritten (none did).";
+    REPAIR_QUEUE = Gauge "tercet_repair_queue" ["worker"]
+        "Keys and flushes that a quorum has and the worker missed, which wait to be repaired.";
+    REPAIR_OVERFLOWS = Counter "tercet_repair_overflows_total" ["worker"]
+        "Missed keys that the repair queue had no room for: they are repaired when they are read.";
     HEDGED_READS = Counter "tercet_hedged_reads_total" ["reason"]
         "Reads that asked the third replica, by reason (unequal, slow, failed).";
     TAKEOVERS = Counter "tercet_partition_takeovers_total" ["outcome"] "Partition take-overs that ended, by outcome (owned, failed).";

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::coordinator::Coordinator;
 use crate::coordinator::cluster::{Cluster, ClusterEngine};
-use crate::coordinator::sweeper;
+use crate::coordinator::{repair, sweeper};
 use crate::membership::{self, MembersView, MembershipHandle, Standing};
 use crate::{resp, rest};
 
@@ -93,7 +93,8 @@ impl Frontend {
                 tokio::join!(
                     form(&cluster, &membership, &tasks, &until),
                     cluster.run_timers(),
-                    sweeper::run(coordinator, sweep_interval),
+                    sweeper::run(coordinator.clone(), sweep_interval),
+                    repair::run(&cluster, coordinator),
                     upkeep(&cluster, prometheus),
                 );
             }

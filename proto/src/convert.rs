@@ -147,10 +147,11 @@ pub fn request_to_wire(id: u64, request: ReplicaRequest) -> v1::Request {
         ReplicaRequest::Replicate { row, chosen, epoch } => {
             Op::Replicate(v1::Replicate { row: Some(row.into()), chosen, epoch: epoch.0 })
         }
-        ReplicaRequest::Flush { partition, ballot, clock } => Op::Flush(v1::Flush {
+        ReplicaRequest::Flush { partition, ballot, clock, chosen } => Op::Flush(v1::Flush {
             partition: partition.get().into(),
             ballot: Some(ballot.into()),
             clock: Some((&clock).into()),
+            chosen,
         }),
     };
     v1::Request { id, op: Some(op) }
@@ -185,6 +186,7 @@ fn op_from_wire(op: v1::request::Op) -> Result<ReplicaRequest, WireError> {
             partition: partition_from_wire(f.partition)?,
             ballot: f.ballot.ok_or(WireError::Missing("ballot"))?.try_into()?,
             clock: f.clock.unwrap_or_default().try_into()?,
+            chosen: f.chosen,
         },
     })
 }

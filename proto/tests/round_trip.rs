@@ -89,10 +89,8 @@ fn request() -> impl Strategy<Value = ReplicaRequest> {
             chosen,
             epoch
         }),
-        (partition(), ballot(), clock()).prop_map(|(partition, ballot, clock)| ReplicaRequest::Flush {
-            partition,
-            ballot,
-            clock
+        (partition(), ballot(), clock(), any::<bool>()).prop_map(|(partition, ballot, clock, chosen)| {
+            ReplicaRequest::Flush { partition, ballot, clock, chosen }
         }),
     ]
 }

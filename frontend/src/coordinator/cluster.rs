@@ -12,12 +12,15 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tercet_common::breaker::BreakerState;
 use tercet_common::ring::{Ring, RingConfig};
-use tercet_common::{Incarnation, PARTITIONS, PartitionId, ReplicaReply, UnixMillis, WorkerId};
+use tercet_common::{
+    Ballot, Incarnation, PARTITIONS, PartitionId, ReplicaReply, UnixMillis, VectorClock, WorkerId,
+};
 use tokio::sync::{Notify, oneshot};
 
 use super::api::{Engine, KeyCount, Op, OpError, ScanFilter, ScanPage, ScanPosition, WorkerReadError};
 use super::core::{CallId, Completion, Core, Counts, Ended, Tuning, WorkerIx};
 use super::instruments::Instruments;
+use super::repair::RepairQueue;
 use super::status::{Breaker, ClusterStatus, PartitionStatus, WorkerStatus};
 use crate::config::Config;
 use crate::membership::{MembershipHandle, WorkerView};
@@ -40,6 +43,7 @@ pub(super) struct Formed {
     pub(super) ring: Ring,
     pub(super) links: Vec<Arc<Link>>,
     shards: Vec<Shard>,
+    repairs: RepairQueue,
 }
 
 /// See the module.
@@ -83,7 +87,8 @@ impl Cluster {
             });
             let links = links.collect();
             let shards = (0..CORES).map(|shard| self.shard(shard, &config, &ring, names.clone())).collect();
-            Formed { config, ring, links, shards }
+            let repairs = RepairQueue::new(&names);
+            Formed { config, ring, links, shards, repairs }
         });
         &formed.links
     }
@@ -102,6 +107,31 @@ impl Cluster {
         };
         let core = Core::new(self.me, tuning, names, mine);
         Shard { core: Mutex::new(core), next_timer: AtomicU64::new(u64::MAX) }
+    }
+
+    pub(super) fn repairs(&self) -> Option<&RepairQueue> {
+        self.formed().map(|formed| &formed.repairs)
+    }
+
+    /// Workers that missed something and can be asked now.
+    pub(super) fn workers_to_repair(&self) -> Vec<usize> {
+        let Some(formed) = self.formed() else { return Vec::new() };
+        let wants = |ix: &usize| formed.repairs.depth(*ix) > 0 && formed.links[*ix].is_available();
+        (0..formed.links.len()).filter(wants).collect()
+    }
+
+    pub(super) fn repair_flush(
+        &self,
+        worker: WorkerIx,
+        partition: PartitionId,
+        ballot: Ballot,
+        clock: VectorClock,
+    ) {
+        if let Some(formed) = self.formed() {
+            self.with_core(formed, shard_of(partition), |core| {
+                core.repair_flush(worker, partition, ballot, clock)
+            });
+        }
     }
 
     /// Takes over all partitions, so that first writes need not wait for it.
@@ -147,7 +177,7 @@ impl Cluster {
 
     /// Feeds one core and carries out what it decides.
     fn with_core(&self, formed: &Formed, shard: usize, event: impl FnOnce(&mut Core)) {
-        let (completions, ended, counts) = {
+        let (completions, ended, counts, missed) = {
             let mut core = formed.shards[shard].core.lock();
             core.at(self.origin.elapsed(), UnixMillis::now());
             event(&mut core);
@@ -162,9 +192,11 @@ impl Cluster {
                 std::mem::take(&mut out.completions),
                 std::mem::take(&mut out.ended),
                 std::mem::take(&mut out.counts),
+                std::mem::take(&mut out.missed),
             )
         };
         self.account(formed, &completions, &ended, &counts);
+        formed.repairs.add(missed);
         for completion in completions {
             completion.deliver();
         }

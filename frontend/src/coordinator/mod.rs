@@ -7,6 +7,7 @@ pub mod core;
 
 mod instruments;
 pub mod memory;
+pub mod repair;
 mod scan;
 
 pub mod status;

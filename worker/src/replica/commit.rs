@@ -5,7 +5,7 @@ use tercet_common::{Ballot, PartitionId, Promise, Refusal, ReplicaReply, Row, Ve
 use super::cache::detached;
 use super::reads::Asker;
 use super::writes::{FlushWrite, KeyWrite, Taken, Writer};
-use super::{Replica, Slot, Ticket, settled};
+use super::{Replica, Slot, Ticket, fence, settled};
 use crate::store::{CommitBatch, CommitOutcome, RowOutcome, StoreError};
 
 /// Names a batch between [`Replica::next_commit`] and [`Replica::on_commit`].
@@ -67,15 +67,20 @@ impl Replica {
         id: PartitionId,
         ballot: Ballot,
         clock: VectorClock,
+        chosen: bool,
     ) -> Result<(), Refusal> {
-        self.check_promise(id, ballot.promise())?;
+        // One that a quorum holds cannot be refused any more, whoever owns the partition now.
+        let promise = if chosen { fence(ballot.epoch) } else { ballot.promise() };
+        if !chosen {
+            self.check_promise(id, promise)?;
+        }
         self.check_room(FLUSH_WEIGHT)?;
         let held = self.partitions[id.index()].flush;
         if ballot <= held {
             self.answer(ticket, settled(ballot, held));
             return Ok(());
         }
-        let writer = self.accept(ticket, id, ballot, ballot.promise(), FLUSH_WEIGHT);
+        let writer = self.accept(ticket, id, ballot, promise, FLUSH_WEIGHT);
         self.writes.push_flush(ballot, clock, writer);
         Ok(())
     }

@@ -350,7 +350,9 @@ impl Replica {
                 self.write(ticket, slot, row, fence(epoch))
             }
             ReplicaRequest::Replicate { row, chosen: false, .. } => self.put(ticket, slot, row),
-            ReplicaRequest::Flush { ballot, clock, .. } => self.flush(ticket, slot.partition, ballot, clock),
+            ReplicaRequest::Flush { ballot, clock, chosen, .. } => {
+                self.flush(ticket, slot.partition, ballot, clock, chosen)
+            }
         }
     }
 

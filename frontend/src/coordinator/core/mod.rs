@@ -44,7 +44,8 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use tercet_common::{
-    Ballot, Epoch, Incarnation, Key, PartitionId, Refusal, ReplicaReply, ReplicaRequest, UnixMillis, WorkerId,
+    Ballot, Epoch, Incarnation, Key, PartitionId, Refusal, ReplicaReply, ReplicaRequest, UnixMillis,
+    VectorClock, WorkerId,
 };
 
 use self::arena::{Arena, Id};
@@ -127,6 +128,15 @@ pub struct Outbox {
     /// Calls that ended: food for metrics and circuit breakers.
     pub ended: Vec<Ended>,
     pub counts: Counts,
+    /// What a replica missed although a quorum has it: food for the repair queue.
+    pub missed: Vec<(WorkerIx, Missed)>,
+}
+
+/// Something that a quorum holds and a replica does not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Missed {
+    Key(Key),
+    Flush { partition: PartitionId, ballot: Ballot, clock: VectorClock },
 }
 
 /// Things that happened, for metrics. The shell adds them up and clears them.
@@ -210,6 +220,8 @@ struct Call {
     target: Target,
     kind: CallKind,
     sent: Duration,
+    /// The key of a put, which may outlive its slot's interest in it.
+    put: Option<Key>,
 }
 
 /// How a call ended.
@@ -389,11 +401,40 @@ impl Core {
         self.out.ended.push(Ended { worker: call.worker, kind: call.kind, outcome, took });
         match call.target {
             Target::Read(id) => self.read_answer(id, call.worker, answer),
-            Target::Slot(id, round) => self.slot_answer(id, round, call.worker, answer),
+            Target::Slot(id, round) if self.is_current(id, round) => {
+                self.slot_answer(id, call.worker, answer)
+            }
+            Target::Slot(..) => self.late_put(call, &answer),
             Target::Prepare(id, round) => self.prepare_answer(id, round, call.worker, answer),
             Target::Flush(id, round) => self.flush_answer(id, round, call.worker, answer),
             Target::Repair => {}
         }
+    }
+
+    /// The third replica's answer to a put that a quorum has acknowledged.
+    fn late_put(&mut self, call: Call, answer: &Answer) {
+        let missed = match answer {
+            Answer::Lost | Answer::Reply(ReplicaReply::Unknown) => true,
+            Answer::Reply(ReplicaReply::Refused(refusal)) => {
+                matches!(refusal, Refusal::Busy | Refusal::Unavailable)
+            }
+            Answer::Reply(_) => false,
+        };
+        if let (true, Some(key)) = (missed, call.put) {
+            self.out.missed.push((call.worker, Missed::Key(key)));
+        }
+    }
+
+    /// Re-sends a flush that a quorum holds to a replica that missed it. Nobody waits for the answer.
+    pub fn repair_flush(
+        &mut self,
+        worker: WorkerIx,
+        partition: PartitionId,
+        ballot: Ballot,
+        clock: VectorClock,
+    ) {
+        let request = ReplicaRequest::Flush { partition, ballot, clock, chosen: true };
+        self.call(worker, Target::Repair, request);
     }
 
     /// Sends a request, if the worker may be asked.
@@ -403,7 +444,11 @@ impl Core {
         }
         let weight = request.weight();
         let kind = CallKind::of(&request);
-        let id = self.calls.insert(Call { worker, target, kind, sent: self.now });
+        let put = match &request {
+            ReplicaRequest::Put { row } => Some(row.key.clone()),
+            _ => None,
+        };
+        let id = self.calls.insert(Call { worker, target, kind, sent: self.now, put });
         self.out.sends.push((worker, CallId(id.raw()), request));
         let extra = Duration::from_millis((weight * 1_000 / CALL_BYTES_PER_SECOND) as u64);
         self.timers.set_call(self.now + self.tuning.replica_timeout + extra, id, extra.is_zero());
@@ -457,11 +502,7 @@ impl Core {
     }
 
     /// Ballot order and clock order must not contradict each other (design 5).
-    fn check_clocks(
-        &mut self,
-        older: (Ballot, &tercet_common::VectorClock),
-        newer: (Ballot, &tercet_common::VectorClock),
-    ) {
+    fn check_clocks(&mut self, older: (Ballot, &VectorClock), newer: (Ballot, &VectorClock)) {
         if older.0 < newer.0 && older.1.partial_cmp(newer.1) == Some(std::cmp::Ordering::Greater) {
             self.out.counts.clock_conflicts += 1;
         }

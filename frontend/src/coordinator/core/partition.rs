@@ -10,7 +10,7 @@ use tercet_common::{
 use super::super::api::OpError;
 use super::arena::Id;
 use super::timer::Timer;
-use super::{Answer, Completion, Core, FlushDone, Replicas, Target, WorkerIx};
+use super::{Answer, Completion, Core, FlushDone, Missed, Replicas, Target, WorkerIx};
 
 /// A partition as its would-be owner sees it.
 pub(super) struct Partition {
@@ -303,7 +303,12 @@ impl Core {
         let Some(partition) = self.partition_mut(id) else { return };
         let round = partition.round;
         let Some(sent) = partition.flush.as_mut().and_then(|f| f.sent.as_mut()) else { return };
-        let request = ReplicaRequest::Flush { partition: id, ballot: sent.ballot, clock: sent.clock.clone() };
+        let request = ReplicaRequest::Flush {
+            partition: id,
+            ballot: sent.ballot,
+            clock: sent.clock.clone(),
+            chosen: false,
+        };
         let targets = std::mem::take(&mut sent.retry);
         let mut unsent = Vec::new();
         for worker in targets {
@@ -368,6 +373,15 @@ impl Core {
         let Some(partition) = self.partition_mut(id) else { return };
         let Some(flush) = partition.flush.take() else { return };
         partition.generation += 1;
+        if let (Ok(()), Some(sent)) = (&result, &flush.sent) {
+            // Also those that may still answer: to store a flush twice is to store it.
+            for worker in partition.replicas.clone() {
+                if !sent.tracker.has_acked(worker) {
+                    let (ballot, clock) = (sent.ballot, sent.clock.clone());
+                    self.out.missed.push((worker, Missed::Flush { partition: id, ballot, clock }));
+                }
+            }
+        }
         for done in flush.waiters {
             self.out.completions.push(Completion::Flush { done, result: result.clone(), since: flush.since });
         }

@@ -10,7 +10,7 @@ use super::super::api::{Change, OpError, Written};
 use super::arena::Id;
 use super::partition::Partition;
 use super::slot::{Batch, Item, Known, Origin, Phase, Queued};
-use super::{Answer, COMBINE_BYTES_MAX, Core, Target, WorkerIx};
+use super::{Answer, COMBINE_BYTES_MAX, Core, Missed, Target, WorkerIx};
 
 pub(super) struct Put {
     pub(super) batch: Batch,
@@ -300,6 +300,9 @@ impl Core {
         let stored = |d: &Delivery| *d == Delivery::Stored;
         let synchronous =
             put.replicas.iter().filter(|(_, d)| stored(d)).map(|(w, _)| self.name(*w)).collect::<Vec<_>>();
+        for (worker, _) in put.replicas.iter().filter(|(_, d)| *d == Delivery::Again) {
+            self.out.missed.push((*worker, Missed::Key(put.row.key.clone())));
+        }
         let pending = put.replicas.iter().find(|(_, d)| *d == Delivery::Pending);
         let asynchronous = pending.map(|(w, _)| self.name(*w));
         let written =

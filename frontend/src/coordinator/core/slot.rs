@@ -219,11 +219,13 @@ impl Core {
         }
     }
 
-    pub(super) fn slot_answer(&mut self, id: Id, round: u32, worker: WorkerIx, answer: Answer) {
+    /// Whether the slot still does what it did in this round.
+    pub(super) fn is_current(&self, id: Id, round: u32) -> bool {
+        self.slots.get(id).is_some_and(|slot| slot.round == round && !matches!(slot.phase, Phase::Idle))
+    }
+
+    pub(super) fn slot_answer(&mut self, id: Id, worker: WorkerIx, answer: Answer) {
         let Some(slot) = self.slots.get(id) else { return };
-        if slot.round != round {
-            return;
-        }
         match &slot.phase {
             Phase::Base(_) => self.base_answer(id, worker, answer),
             Phase::Put(_) => self.put_answer(id, worker, answer),

@@ -177,6 +177,23 @@ fn a_chosen_row_installs_below_the_promise_and_any_other_does_not() {
     assert_eq!(rig.ask(from_the_past), refused(Refusal::Invalid));
 }
 
+#[test]
+fn a_chosen_flush_installs_below_the_promise_and_leaves_it() {
+    let mut rig = Rig::new();
+    rig.open(PartitionRecord { promise: term(5), ..Default::default() });
+    let ballot = term(1).ballot(7);
+    let repair = |chosen| {
+        let ReplicaRequest::Flush { partition, ballot, clock, .. } = flush(ballot) else { unreachable!() };
+        ReplicaRequest::Flush { partition, ballot, clock, chosen }
+    };
+    assert_eq!(rig.ask(repair(false)), refused(Refusal::Promise { promised: term(5) }));
+    rig.submit(repair(true));
+    let (id, batch) = rig.take();
+    assert_eq!((batch.flushes.len(), &batch.promises[..]), (1, &[][..]));
+    rig.committed((id, batch));
+    assert_eq!(rig.answers(), [(2, ReplicaReply::Stored)]);
+}
+
 fn rig_with_floor() -> Rig {
     let mut rig = Rig::new();
     let floor = term(1).ballot(10);

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tercet_common::{Content, Refusal, ReplicaRequest, UnixMillis};
 
+use super::super::Missed;
 use super::world::{Packet, World, key, text};
-use crate::coordinator::api::{Change, OpError};
+use crate::coordinator::api::{Change, OpError, ReadLevel};
 
 fn to(worker: u16) -> impl Fn(&Packet) -> bool {
     move |packet| matches!(packet, Packet::Request { worker: w, .. } if *w == worker)
@@ -231,6 +232,48 @@ fn a_flush_hides_every_key_also_on_a_replica_that_missed_it() {
     let get = world.get(0, "k");
     world.run_all();
     assert_eq!(text(&get.take().unwrap().unwrap().unwrap().row), "again");
+}
+
+#[test]
+fn what_a_replica_missed_is_told_once_a_quorum_has_it() {
+    let mut world = World::new(1);
+    let set = world.set(0, "k", "v");
+    // The third replica's call is lost, which shows only after the write was acknowledged.
+    world.run(to(2));
+    assert!(set.take().unwrap().is_ok());
+    assert_eq!(world.cores[0].out.missed, []);
+    world.pass(Duration::from_secs(1), |_| false);
+    assert_eq!(std::mem::take(&mut world.cores[0].out.missed), [(2, Missed::Key(key("k")))]);
+    // It is known to be out of reach, and is not even asked.
+    world.with(0, |core| core.peer(1, false));
+    world.set(0, "k", "w");
+    world.run_all();
+    assert_eq!(std::mem::take(&mut world.cores[0].out.missed), [(1, Missed::Key(key("k")))]);
+    world.with(0, |core| core.peer(1, true));
+    let all = world.read(0, "k", ReadLevel::All);
+    world.run_all();
+    assert_eq!(text(&all.take().unwrap().unwrap().unwrap().row), "w");
+    assert!(world.replicas.iter().all(|replica| text(&replica.rows[&key("k")]) == "w"));
+}
+
+#[test]
+fn a_flush_that_a_replica_missed_is_repaired_whoever_owns_the_partition_then() {
+    let mut world = World::new(2);
+    world.set(0, "k", "v");
+    world.run_all();
+    let partition = key("k").partition();
+    world.with(0, |core| core.flush(partition, Box::new(|result| assert_eq!(result, Ok(())))));
+    world.run(to(2));
+    world.set(1, "other{k}", "v");
+    world.run_all();
+    let missed = std::mem::take(&mut world.cores[0].out.missed);
+    let [(2, Missed::Flush { partition, ballot, clock })] = missed.as_slice() else { panic!("{missed:?}") };
+    world.with(0, |core| core.repair_flush(2, *partition, *ballot, clock.clone()));
+    world.run_all();
+    let get =
+        tercet_common::ReplicaRequest::Get { epoch: tercet_common::Epoch(1), key: key("k"), digest: false };
+    let tercet_common::ReplicaReply::Version(held) = world.replicas[2].handle(get) else { panic!() };
+    assert_eq!((held.ballot, held.row), (*ballot, None));
 }
 
 #[test]

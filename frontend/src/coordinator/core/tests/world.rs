@@ -94,8 +94,10 @@ impl Replica {
                 self.raise(key.partition(), promise)?;
                 self.held(&key, false)
             }
-            ReplicaRequest::Flush { partition, ballot, clock } => {
-                self.raise(partition, ballot.promise())?;
+            ReplicaRequest::Flush { partition, ballot, clock, chosen } => {
+                if !chosen {
+                    self.raise(partition, ballot.promise())?;
+                }
                 let flush = self.flushes.entry(partition).or_default();
                 *flush = (*flush).max(ballot);
                 self.vectors.entry(partition).or_default().join(&clock);
@@ -219,10 +221,14 @@ impl World {
     }
 
     pub(super) fn get(&mut self, frontend: usize, key: &str) -> Answer<Option<Found>> {
+        self.read(frontend, key, ReadLevel::Quorum)
+    }
+
+    pub(super) fn read(&mut self, frontend: usize, key: &str, level: ReadLevel) -> Answer<Option<Found>> {
         let answer = Answer::default();
         let given = answer.clone();
         let done = Box::new(move |result| given.give(result));
-        let op = ReadOp { key: self::key(key), level: ReadLevel::Quorum, done };
+        let op = ReadOp { key: self::key(key), level, done };
         self.with(frontend, |core| core.submit(Op::Read(op)));
         answer
     }
