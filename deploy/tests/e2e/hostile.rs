@@ -21,12 +21,9 @@ async fn expect_fate(cluster: &Cluster, bytes: &[u8], error: Option<&str>) {
     // The server may hang up before it has taken all.
     let _ = client.try_send(bytes).await;
     let shown = bytes[..bytes.len().min(40)].escape_ascii().to_string();
-    match error {
-        Some(error) => {
-            let reply = client.next().await.unwrap_or_else(|| panic!("{shown}: closed without `{error}`"));
-            assert_eq!(reply, Reply::Error(format!("ERR Protocol error: {error}")), "{shown}");
-        }
-        None => {}
+    if let Some(error) = error {
+        let reply = client.next().await.unwrap_or_else(|| panic!("{shown}: closed without `{error}`"));
+        assert_eq!(reply, Reply::Error(format!("ERR Protocol error: {error}")), "{shown}");
     }
     client.expect_closed().await;
 }
@@ -123,7 +120,7 @@ async fn resp_and_garbage_on_the_rest_port_are_refused() {
 
 /// Sends, ends the sending side, and reads to the end.
 async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut stream = TcpStream::connect(address).await.expect("the port is open");
     // The server may hang up before it has taken all.
     let _ = in_time("sending", stream.write_all(bytes)).await;
     let _ = stream.shutdown().await;
@@ -300,7 +297,8 @@ async fn a_client_that_never_reads_is_held_back() {
         }
         // They come as far as they can: the sockets between are full of replies.
         for reader in &mut readers {
-            assert_eq!(reader.reply().await, Reply::Bulk(value.clone()));
+            let reply = reader.reply().await;
+            assert!(matches!(&reply, Reply::Bulk(read) if *read == value), "{:.200}", reply.to_string());
         }
         readers
     })

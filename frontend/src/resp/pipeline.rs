@@ -32,7 +32,7 @@ use super::slowlog::Words;
 /// Arguments of all commands in flight; one command may be larger.
 pub const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Where the window begins: enough for common pipelines, little where values turn out to be large.
-const WINDOW_START: usize = 32;
+const WINDOW_START: usize = 8;
 /// Replies up to this size widen the window.
 const SMALL_REPLY_BYTES: usize = 16 * 1024;
 /// What all replies in flight should take together if they are like the last one.

@@ -70,7 +70,11 @@ pub(crate) struct Cluster {
 pub(crate) fn directory() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::Permissions::from_mode(0o711);
-    tempfile::Builder::new().prefix("tercet-test-").permissions(mode).tempdir().unwrap()
+    tempfile::Builder::new()
+        .prefix("tercet-test-")
+        .permissions(mode)
+        .tempdir()
+        .expect("temporary directories can be made")
 }
 
 impl Cluster {

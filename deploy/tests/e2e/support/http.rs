@@ -42,7 +42,7 @@ pub(crate) fn client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     // A connection lives in the runtime of one test, the client is shared by several: none is kept.
     let builder = reqwest::Client::builder().pool_max_idle_per_host(0);
-    builder.no_proxy().tls_certs_only([]).timeout(DEADLINE).build().unwrap()
+    builder.no_proxy().tls_certs_only([]).timeout(DEADLINE).build().expect("a plain client")
 }
 
 pub(crate) async fn send(request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {

@@ -80,7 +80,8 @@ impl CallId {
 pub struct Tuning {
     /// A read or base read asks the next replica after this long.
     pub hedge_after: Duration,
-    /// A call without an answer for this long (plus a second per 16 MiB) counts as lost.
+    /// A call counts as lost when for this long (plus a second per 16 MiB) neither it nor any other of the worker's was
+    /// answered.
     pub replica_timeout: Duration,
     /// An operation without an outcome for this long ends with an error.
     pub request_timeout: Duration,
@@ -97,6 +98,9 @@ const COMBINE_LEN_MAX: usize = 1_024;
 const COMBINE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes that a replica call may carry per second beyond its base timeout.
 const CALL_BYTES_PER_SECOND: usize = 16 * 1024 * 1024;
+
+/// How many replica timeouts a call may wait in the line of a worker that answers others.
+const CALL_PATIENCE: u32 = 4;
 
 /// Something that is finished: the shell delivers it outside its lock.
 ///
@@ -243,6 +247,8 @@ pub struct Core {
     wall: UnixMillis,
     names: Vec<WorkerId>,
     available: Vec<bool>,
+    /// When each worker last answered anything.
+    last_reply: Vec<Duration>,
     partitions: Vec<Option<Partition>>,
     slots: Arena<Slot>,
     slot_of: HashMap<Key, Id>,
@@ -267,7 +273,7 @@ impl Core {
         for (id, epoch, replicas) in partitions {
             table[id.index()] = Some(Partition::new(epoch, replicas));
         }
-        let available = vec![false; names.len()];
+        let (available, last_reply) = (vec![false; names.len()], vec![Duration::ZERO; names.len()]);
         Self {
             me,
             tuning,
@@ -276,6 +282,7 @@ impl Core {
             wall: UnixMillis(0),
             names,
             available,
+            last_reply,
             partitions: table,
             slots: Arena::new(CallId::BITS),
             slot_of: HashMap::new(),
@@ -319,6 +326,7 @@ impl Core {
     /// A replica answered.
     pub fn reply(&mut self, call: CallId, reply: ReplicaReply) {
         if let Some(call) = self.calls.remove(Id::from_raw(call.0)) {
+            self.last_reply[usize::from(call.worker)] = self.now;
             let outcome = match &reply {
                 ReplicaReply::Refused(_) => CallOutcome::Refused,
                 ReplicaReply::Unknown => CallOutcome::Unknown,
@@ -367,7 +375,7 @@ impl Core {
     pub fn tick(&mut self) {
         while let Some(timer) = self.timers.pop_due(self.now) {
             match timer {
-                Timer::Call(id) => self.lose(id, CallOutcome::Timeout),
+                Timer::Call(id) => self.call_timer(id),
                 Timer::Read(id) => self.read_timer(id),
                 Timer::Slot(id, round) => self.slot_timer(id, round),
                 Timer::Partition(id) => self.partition_timer(id),
@@ -388,6 +396,20 @@ impl Core {
     /// Operations and replica calls under way, for tests and status.
     pub fn in_flight(&self) -> (usize, usize, usize) {
         (self.slots.len(), self.reads.len(), self.calls.len())
+    }
+
+    /// A worker that answers others has this call in its line, behind large rows for example. To give it up and ask again
+    /// would make the line longer, until no answer comes in time and a healthy worker's circuit breaker opens.
+    fn call_timer(&mut self, id: Id) {
+        let Some(call) = self.calls.get(id) else { return };
+        let timeout = self.tuning.replica_timeout;
+        let last_reply = self.last_reply[usize::from(call.worker)];
+        let patient_until = (last_reply + timeout).min(call.sent + timeout * CALL_PATIENCE);
+        if patient_until > self.now {
+            self.timers.set(patient_until, Timer::Call(id));
+        } else {
+            self.lose(id, CallOutcome::Timeout);
+        }
     }
 
     fn lose(&mut self, id: Id, outcome: CallOutcome) {

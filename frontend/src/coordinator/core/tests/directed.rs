@@ -5,8 +5,9 @@ use std::time::Duration;
 use tercet_common::{Content, Refusal, ReplicaRequest, UnixMillis};
 
 use super::super::Missed;
-use super::world::{Packet, World, key, text};
+use super::world::{Packet, TUNING, World, key, text};
 use crate::coordinator::api::{Change, OpError, ReadLevel};
+use crate::coordinator::core::CallOutcome;
 
 fn to(worker: u16) -> impl Fn(&Packet) -> bool {
     move |packet| matches!(packet, Packet::Request { worker: w, .. } if *w == worker)
@@ -46,6 +47,35 @@ fn a_hung_replica_costs_no_more_than_the_hedge() {
     assert!(!get.is_given());
     world.pass(Duration::from_millis(60), to(0));
     assert_eq!(text(&get.take().unwrap().unwrap().unwrap().row), "v");
+}
+
+/// Large reads once made a line so long that calls were given up and asked again, until healthy workers counted as dead.
+#[test]
+fn a_call_in_the_line_of_a_worker_that_answers_is_not_given_up() {
+    let mut world = World::new(1);
+    world.set(0, "slow", "v");
+    world.set(0, "other", "v");
+    world.run_all();
+    let timeouts = |world: &World| {
+        world.cores[0].out.ended.iter().filter(|ended| ended.outcome == CallOutcome::Timeout).count()
+    };
+    let slow = world.get(0, "slow");
+    let in_line = std::mem::take(&mut world.wire);
+    for _ in 0..12 {
+        world.get(0, "other");
+        world.run_all();
+        world.pass(Duration::from_millis(100), |_| false);
+    }
+    assert_eq!(timeouts(&world), 0);
+    world.wire = in_line;
+    world.run_all();
+    assert_eq!(text(&slow.take().unwrap().unwrap().unwrap().row), "v");
+
+    // A worker that answers nothing is given up as before, and one that never comes to this call in the end.
+    world.get(0, "slow");
+    world.wire.clear();
+    world.pass(TUNING.replica_timeout * 2, |_| true);
+    assert!(timeouts(&world) > 0);
 }
 
 #[test]
