@@ -185,8 +185,12 @@ async fn query_once(
         let statement = client.prepare_cached(sql).await?;
         client.query(&statement, params).await
     };
-    let result = within(session.patience, rows).await;
-    if matches!(result, Err(StoreError::Timeout(_))) {
+    let result = tokio::select! {
+        result = within(session.patience, rows) => result,
+        // Nobody wants it any more, and the store is not opened again before it has ended.
+        () = session.lost.wait() => Err(StoreError::Unreachable("the connection was lost".to_owned())),
+    };
+    if matches!(result, Err(StoreError::Timeout(_) | StoreError::Unreachable(_))) {
         // Whatever it still sends is nobody's.
         drop(Client::take(client));
     }

@@ -252,7 +252,7 @@ async fn dead_pooled_connections_are_noticed() {
     let end_pools = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
          WHERE datname = current_database() AND usename = 'tercet' \
          AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')";
-    assert_eq!(admin.query(end_pools, &[]).await.unwrap().len(), 2, "a writer and a reader");
+    assert!(admin.query(end_pools, &[]).await.unwrap().len() >= 2, "a writer and a reader");
     assert!(read_one(&store, "k").await.is_some());
     put(&store, row("k", 2, "v")).await;
 }
@@ -264,13 +264,12 @@ async fn the_end_of_the_control_connection_is_the_end_of_the_store() {
     let end_control = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     assert_eq!(admin.query(end_control, &[]).await.unwrap().len(), 1);
-    // Nobody has to ask: the end itself is noticed.
-    while store.session().is_ok() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    // Nobody has to ask: the end itself is told.
+    store.lost().await;
     let outcome = store.commit(batch([row("k", 1, "v")])).await;
     assert!(matches!(outcome, CommitOutcome::Aborted(StoreError::Unreachable(_))), "{outcome:?}");
     store.open().await.unwrap();
+    assert_eq!(store.lost().now_or_never(), None);
     put(&store, row("k", 2, "v")).await;
 }
 
@@ -300,6 +299,57 @@ async fn an_error_of_the_server_aborts_cleanly() {
     admin.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(read_one(&store, "k").await, Some(row("k", 1, "v")));
     put(&store, row("k", 3, "the store is still good")).await;
+}
+
+#[tokio::test]
+async fn what_a_flush_hides_is_deleted_in_the_end() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    let partition = row("{t}", 0, "").key.partition();
+    let elsewhere = row("elsewhere", 1, "v");
+    assert_ne!(elsewhere.key.partition(), partition);
+    let below = (0..4_500).map(|i| row(&format!("{{t}}{i}"), 5, "v"));
+    store.commit(batch(below.chain([row("{t}above", 9, "v"), elsewhere.clone()]))).await;
+    let stored =
+        async || -> i64 { admin.query_one("SELECT count(*) FROM tercet.entry", &[]).await.unwrap().get(0) };
+    let stored_become = async |expected: i64| {
+        while stored().await != expected {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert_eq!(stored().await, 4_502);
+    let clock = VectorClock::new();
+    let flush = |seq| CommitBatch {
+        flushes: vec![(partition, row("", seq, "").ballot, clock.clone())],
+        ..CommitBatch::default()
+    };
+    store.commit(flush(8)).await;
+    stored_become(2).await;
+    // Accepted before the flush, committed after it.
+    put(&store, row("{t}late", 7, "v")).await;
+    stored_become(2).await;
+    assert!(read_one(&store, "{t}above").await.is_some());
+    assert_eq!(read_one(&store, "elsewhere").await, Some(elsewhere));
+
+    // Whatever the last life left behind.
+    store.close().await;
+    let left = "INSERT INTO tercet.entry (partition, kind, key_hash, epoch, n, incarnation, seq, key, clock) \
+         VALUES ($1, 0, '\\x00112233445566778899aabbccddeeff', 1, 1, 1, 1, 'left', '')";
+    admin.execute(left, &[&smallint(partition)]).await.unwrap();
+    store.open().await.unwrap();
+    stored_become(2).await;
+}
+
+#[tokio::test]
+async fn rows_are_estimated() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    store.commit(batch((0..100).map(|i| row(&i.to_string(), 1, "v")))).await;
+    admin.batch_execute("ANALYZE tercet.entry").await.unwrap();
+    store.open().await.unwrap();
+    while store.usage().keys < 100 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Between a commit and the second look at it, another commit may have gone over its rows. They were stored all the same,
