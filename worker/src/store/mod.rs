@@ -167,6 +167,7 @@ pub trait Store: Send + Sync + 'static {
     /// Not cancel-safe: a future that is dropped before it ends counts as [`CommitOutcome::Unknown`].
     fn commit(&self, batch: CommitBatch) -> BoxFuture<'_, CommitOutcome>;
     /// The committed rows of these keys, in order. Those below their partition's flush may still be there, or not.
+    /// Where the values are large, the answer may end early, after at least one key: ask for the rest again.
     fn read(&self, keys: Vec<(PartitionId, KeyHash)>) -> BoxFuture<'_, Result<Vec<Option<Row>>, StoreError>>;
     fn scan(&self, from: ScanFrom, options: ScanOptions) -> BoxFuture<'_, Result<Page, StoreError>>;
     /// Live values at `now`.

@@ -352,6 +352,24 @@ async fn rows_are_estimated() {
     }
 }
 
+/// Hundreds of keys may be asked for at once, before anybody knows how large their values are.
+#[tokio::test]
+async fn large_values_come_as_many_at_once_as_there_is_room_for() {
+    let (database, _) = database().await;
+    let store = opened(&database).await;
+    let value = "x".repeat(15 * 1024 * 1024);
+    let rows: Vec<_> =
+        (1..=4).map(|i| row(&i.to_string(), i, if i == 1 { "small" } else { &value })).collect();
+    for row in &rows {
+        put(&store, row.clone()).await;
+    }
+    let keys: Vec<_> = rows.iter().map(|row| (row.key.partition(), row.key.hash())).collect();
+    let read = async |from: usize| store.read(keys[from..].to_vec()).await.unwrap();
+    let wanted: Vec<_> = rows.into_iter().map(Some).collect();
+    assert!(read(0).await == wanted[..3]);
+    assert!(read(3).await == wanted[3..]);
+}
+
 /// Between a commit and the second look at it, another commit may have gone over its rows. They were stored all the same,
 /// and may have been read.
 #[tokio::test]
@@ -452,7 +470,8 @@ async fn every_statement_by_key_goes_through_its_index() {
     for state in ["before and", "after statistics"] {
         let session = store.session().unwrap();
         let client = session.readers.get().await.unwrap();
-        let (scan, read) = ("0::smallint, '', 1023::smallint, 1000, 250, 1000000, true", "'{1}', '{a}'");
+        let (scan, read) =
+            ("0::smallint, '', 1023::smallint, 1000, 250, 1000000, true", "'{1}', '{a}', 1000");
         for (name, sql, arguments, index) in [
             ("by_key", &read::READ, read.to_owned(), "entry_pkey"),
             ("scan", &read::SCAN, format!("{scan}, NULL, true"), "entry_pkey"),
