@@ -32,10 +32,12 @@ impl Controller for Listening {
     }
 }
 
-type Beats = mpsc::UnboundedReceiver<(Option<String>, v1::HeartbeatRequest)>;
+pub(super) type Beats = mpsc::UnboundedReceiver<(Option<String>, v1::HeartbeatRequest)>;
 
 /// A frontend on a port; it is gone when the token is cancelled and its task has ended.
-async fn frontend(address: &str) -> (String, Beats, CancellationToken, tokio::task::JoinHandle<()>) {
+pub(super) async fn frontend(
+    address: &str,
+) -> (String, Beats, CancellationToken, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (sender, beats) = mpsc::unbounded_channel();
