@@ -18,8 +18,11 @@ use super::Session;
 use super::columns::{HashColumn, signed, smallint};
 use super::connect::within;
 
-/// Rows that one statement looks at.
-const STRETCH_ROWS: i64 = 2_000;
+/// Rows that one statement looks at. How long that takes depends on their values, so the number adapts.
+const STRETCH_ROWS_MAX: i64 = 2_000;
+const STRETCH_ROWS_AT_FIRST: i64 = 50;
+/// A commit may have to wait for a statement that deletes its key.
+const SLOW: Duration = Duration::from_millis(200);
 /// The pause after a statement, as a multiple of its duration: commits come first.
 const PAUSE_FACTOR: u32 = 4;
 /// After a failure.
@@ -115,18 +118,26 @@ async fn purge(session: &Session, partition: PartitionId, flush: Ballot) -> Resu
     let [epoch, n] = [signed(flush.epoch.0)?, signed(flush.term.n)?];
     let [incarnation, seq] = [signed(flush.term.incarnation.0)?, signed(flush.seq)?];
     let (mut behind, mut rows): (Vec<u8>, u64) = (Vec::new(), 0);
+    let mut rows_max = STRETCH_ROWS_AT_FIRST;
     loop {
-        let params: [&(dyn ToSql + Sync); 7] = [&id, &behind, &STRETCH_ROWS, &epoch, &n, &incarnation, &seq];
-        let (gone, end, took) = {
-            let client = session.writers.get().await?;
-            let began = Instant::now();
-            // Not prepared for long: the plan is to follow the table, which may be about to shrink to nothing.
-            let row = within(session.patience, client.query_one(PURGE, &params)).await?;
-            (row.get::<_, i64>(0), row.get::<_, Option<HashColumn>>(1), began.elapsed())
-        };
-        rows += gone.unsigned_abs();
-        let Some(HashColumn(end)) = end else { return Ok(rows) };
-        behind = end.to_vec();
+        let params: [&(dyn ToSql + Sync); 7] = [&id, &behind, &rows_max, &epoch, &n, &incarnation, &seq];
+        let client = session.writers.get().await?;
+        let began = Instant::now();
+        // Not prepared for long: the plan is to follow the table, which may be about to shrink to nothing.
+        let answer = within(session.patience, client.query_one(PURGE, &params)).await;
+        drop(client);
+        let took = began.elapsed();
+        match answer {
+            Ok(row) => {
+                rows += row.get::<_, i64>(0).unsigned_abs();
+                let Some(HashColumn(end)) = row.get(1) else { return Ok(rows) };
+                behind = end.to_vec();
+            }
+            // Large values, one row of which is many in the table behind.
+            Err(StoreError::Timeout(_)) if rows_max > 1 => {}
+            Err(error) => return Err(error),
+        }
+        rows_max = if took > SLOW { (rows_max / 4).max(1) } else { (rows_max * 2).min(STRETCH_ROWS_MAX) };
         tokio::time::sleep(took * PAUSE_FACTOR).await;
     }
 }

@@ -145,6 +145,30 @@ async fn a_server_killed_in_mid_commit_leaves_it_unknown_and_heals() {
     put(&store, row("k", 4, "healed")).await;
 }
 
+/// Both tell the client; but the one who is told that his connection ends cannot know how far the commit had come.
+#[tokio::test]
+async fn a_commit_that_is_cancelled_has_not_happened_and_one_whose_backend_is_ended_may_have() {
+    for (end, aborted) in [("pg_cancel_backend", true), ("pg_terminate_backend", false)] {
+        let (database, admin) = database().await;
+        let store = opened(&database).await;
+        put(&store, row("k", 1, "v")).await;
+        admin.batch_execute(LOCK_ALL_ROWS).await.unwrap();
+        let end_commit = async {
+            wait_until_blocked(&admin).await;
+            let sql = format!(
+                "SELECT {end}(pid) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            );
+            assert_eq!(admin.query(&sql, &[]).await.unwrap().len(), 1);
+        };
+        let (outcome, ()) = join(store.commit(batch([row("k", 2, "v")])), end_commit).await;
+        assert_eq!(matches!(outcome, CommitOutcome::Aborted(StoreError::Timeout(_))), aborted, "{outcome:?}");
+        assert_eq!(matches!(outcome, CommitOutcome::Unknown(_)), !aborted, "{outcome:?}");
+        assert_eq!(store.lost().now_or_never().is_none(), aborted);
+        admin.batch_execute("ROLLBACK").await.unwrap();
+    }
+}
+
 /// A transaction of a former life of the worker, which has written and not committed.
 async fn orphan(database: &str) -> (Client, Pid) {
     let orphan = connect(&format!("{database} application_name='tercet 0123456789abcdef w1'")).await;
