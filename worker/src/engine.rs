@@ -313,7 +313,11 @@ impl Engine {
             CommitOutcome::Committed { journal_seq, .. } => {
                 self.journal_seq.fetch_max(*journal_seq, Ordering::Relaxed);
             }
-            CommitOutcome::Aborted(error) => warn!(%error, "a group commit was rolled back"),
+            // Told when the store was found to be lost; and of this commit nothing was sent.
+            CommitOutcome::Aborted(error @ StoreError::Unreachable(_)) => {
+                debug!(%error, "a group commit was not begun");
+            }
+            CommitOutcome::Aborted(error) => warn!(%error, "a group commit did not happen"),
             CommitOutcome::Unknown(error) => error!(%error, "the outcome of a group commit is unknown"),
         }
     }
@@ -362,7 +366,14 @@ impl Engine {
     /// mend it.
     async fn reopen_when_lost(&self) {
         loop {
-            self.lost.notified().await;
+            tokio::select! {
+                () = self.lost.notified() => {}
+                // Perhaps nobody has asked it anything since: cached rows must not be answered any longer.
+                () = self.store.lost() => {
+                    self.with(Replica::lose);
+                    self.lost.notified().await;
+                }
+            }
             warn!("the store is lost; requests are refused until it is open again");
             let mut backoff = reopen_backoff();
             let mut reported = None;

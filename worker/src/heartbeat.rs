@@ -71,7 +71,7 @@ pub(crate) async fn probe(
                 pool_in_use: usage.pool_in_use as u32,
                 pool_size: usage.pool_size as u32,
                 read_only: stats.read_only,
-                ..Default::default()
+                keys: usage.keys,
             });
         });
     }

@@ -3,6 +3,7 @@
 mod exchange;
 mod heartbeats;
 mod lifecycle;
+mod quiet;
 mod scripted;
 
 use std::sync::Arc;

@@ -13,7 +13,8 @@ use tokio::sync::Notify;
 
 /// Requests of one stream that may be without an answer; one more is answered BUSY.
 pub(crate) const UNANSWERED_MAX: usize = 32_768;
-/// Bytes of answers that may wait for a slow stream; above it no further requests are read from it.
+/// Answers and bytes of answers that may wait for a slow stream; above it no further requests are read from it.
+const BACKLOG_LEN_MAX: usize = UNANSWERED_MAX;
 const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What a reply without a row counts for.
 const REPLY_WEIGHT: usize = 64;
@@ -26,6 +27,12 @@ struct State {
     unanswered: usize,
     /// No more requests will come.
     finished: bool,
+}
+
+impl State {
+    fn is_full(&self) -> bool {
+        self.bytes > BACKLOG_BYTES_MAX || self.ready.len() > BACKLOG_LEN_MAX
+    }
 }
 
 #[derive(Default)]
@@ -104,7 +111,7 @@ impl ReplyQueue {
 
     /// Waits until the stream has taken enough of its answers. Cancel-safe. For one task at a time.
     pub(crate) async fn wait_for_room(&self) {
-        while self.state.lock().bytes > BACKLOG_BYTES_MAX {
+        while self.state.lock().is_full() {
             self.room.notified().await;
         }
     }
@@ -170,6 +177,18 @@ mod tests {
         assert_eq!(queue.expect(UNANSWERED_MAX - 1), UNANSWERED_MAX - 1);
         assert_eq!(queue.expect(3), 1);
         assert_eq!(queue.expect(1), 0);
+    }
+
+    /// A refusal costs the caller nothing, so a caller that takes no answers could pile them up without end.
+    #[test]
+    fn refusals_that_nobody_takes_fill_the_queue_too() {
+        let queue = ReplyQueue::default();
+        let n = BACKLOG_LEN_MAX + 1;
+        queue.expect(n);
+        queue.push((0..n as u64).map(|id| (id, ReplicaReply::Unknown)));
+        assert_eq!(queue.wait_for_room().now_or_never(), None);
+        assert!(next(&queue).is_some());
+        assert_eq!(queue.wait_for_room().now_or_never(), Some(()));
     }
 
     #[test]

@@ -53,20 +53,21 @@ impl Replica {
         Some((id, keys))
     }
 
-    /// The rows in the order of the keys.
+    /// The rows in the order of the keys. Keys at the end that have none are read again.
     pub fn on_read(&mut self, id: ReadId, outcome: Result<Vec<Option<Row>>, StoreError>) {
-        let Some(look_ups) = self.looking_up.remove(&id) else { return };
+        let Some(mut look_ups) = self.looking_up.remove(&id) else { return };
         if let Err(StoreError::Unreachable(_) | StoreError::Refused(_)) = outcome {
             self.lose();
         }
         // What was read from a store that has been lost since may be out of date.
-        let rows = outcome.ok().filter(|rows| self.is_open() && rows.len() == look_ups.len());
+        let rows = outcome.ok().filter(|rows| self.is_open() && (1..=look_ups.len()).contains(&rows.len()));
         let Some(rows) = rows else {
             for asker in look_ups.into_iter().flat_map(|look_up| look_up.askers) {
                 self.refuse_asker(asker, Refusal::Unavailable);
             }
             return;
         };
+        self.reads.put_back(look_ups.split_off(rows.len()));
         let bytes = rows.iter().flatten().map(Row::weight).sum();
         self.reads.brought(bytes);
         for (LookUp { slot, askers, began_at }, row) in look_ups.into_iter().zip(rows) {

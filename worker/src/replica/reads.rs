@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use smallvec::SmallVec;
 use tercet_common::{Key, Row};
 
@@ -81,6 +82,20 @@ impl ReadQueue {
             .collect();
         self.len -= look_ups.iter().map(|look_up| look_up.askers.len()).sum::<usize>();
         look_ups
+    }
+
+    /// What could not be looked up yet goes first next time.
+    pub(super) fn put_back(&mut self, look_ups: Vec<LookUp>) {
+        for LookUp { slot, askers, .. } in look_ups.into_iter().rev() {
+            self.len += askers.len();
+            match self.waiting.entry(slot) {
+                Entry::Occupied(waiting) => waiting.into_mut().extend(askers),
+                Entry::Vacant(none) => {
+                    none.insert(askers);
+                    self.order.push_front(slot);
+                }
+            }
+        }
     }
 
     /// Learns from what a batch brought back: large values, fewer keys next time.

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionRecord, RowOutcome, ScanFrom,
-    ScanOptions, Store, StoreError,
+    ScanOptions, Store, StoreError, Usage,
 };
 
 /// What happens to one commit instead of its usual end.
@@ -41,6 +41,8 @@ struct Shared {
     data: Mutex<Data>,
     /// A commit was held.
     held: Notify,
+    /// The store that was open is lost.
+    lost: Notify,
 }
 
 struct Data {
@@ -80,7 +82,7 @@ impl MemoryDisk {
             faults: VecDeque::new(),
             full: false,
         };
-        Self(Arc::new(Shared { data: Mutex::new(data), held: Notify::new() }))
+        Self(Arc::new(Shared { data: Mutex::new(data), held: Notify::new(), lost: Notify::new() }))
     }
 
     /// A store over this disk, to be opened.
@@ -115,6 +117,7 @@ impl MemoryDisk {
         let Some((batch, answer)) = data.held.remove(&seq) else { return false };
         let outcome = data.end(seq, batch);
         drop(data);
+        self.0.lost.notify_waiters();
         // The caller may have stopped waiting; the commit has ended all the same.
         let _ = answer.send(outcome);
         true
@@ -140,6 +143,7 @@ impl MemoryDisk {
     /// The connection breaks. Commits under way answer `Unknown` and become orphans.
     pub fn lose(&self) {
         self.0.data.lock().lose();
+        self.0.lost.notify_waiters();
     }
 
     /// Orphaned commits reach the disk after all, oldest first.
@@ -194,6 +198,7 @@ impl Data {
             record.flush = record.flush.max(ballot);
             record.highest = record.highest.max(ballot);
             record.vector.join(&clock);
+            self.rows.retain(|place, row| place.0 != partition || row.ballot >= ballot);
         }
         batch.rows.into_iter().map(|row| self.write(row)).collect()
     }
@@ -257,6 +262,8 @@ impl MemoryStore {
         if session.is_some() && data.live == session {
             data.lose();
         }
+        drop(data);
+        self.disk.0.lost.notify_waiters();
     }
 
     /// Runs `work` on the disk while the store may use it.
@@ -278,7 +285,9 @@ impl MemoryStore {
             data.last_seq += 1;
             let seq = data.last_seq;
             if !data.holding {
-                return Ok(Begun::Ended(data.end(seq, batch)));
+                let outcome = data.end(seq, batch);
+                self.disk.0.lost.notify_waiters();
+                return Ok(Begun::Ended(outcome));
             }
             let (answer, outcome) = oneshot::channel();
             data.held.insert(seq, (batch, answer));
@@ -433,6 +442,23 @@ impl Store for MemoryStore {
                 Ok(())
             })
         })
+    }
+
+    fn lost(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            loop {
+                let notified = self.disk.0.lost.notified();
+                if self.with(|_| Ok(())).is_err() {
+                    return;
+                }
+                notified.await;
+            }
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        let keys = self.disk.0.data.lock().rows.len() as u64;
+        Usage { keys, ..Usage::default() }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

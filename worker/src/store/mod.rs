@@ -125,6 +125,8 @@ pub struct Usage {
     pub disk: Option<Disk>,
     pub pool_in_use: usize,
     pub pool_size: usize,
+    /// Rows, those of tombstones included; an estimate that lags behind. 0 before the first one.
+    pub keys: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +166,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Not cancel-safe: a future that is dropped before it ends counts as [`CommitOutcome::Unknown`].
     fn commit(&self, batch: CommitBatch) -> BoxFuture<'_, CommitOutcome>;
-    /// The committed rows of these keys, in order, whatever the flush says.
+    /// The committed rows of these keys, in order. Those below their partition's flush may still be there, or not.
+    /// Where the values are large, the answer may end early, after at least one key: ask for the rest again.
     fn read(&self, keys: Vec<(PartitionId, KeyHash)>) -> BoxFuture<'_, Result<Vec<Option<Row>>, StoreError>>;
     fn scan(&self, from: ScanFrom, options: ScanOptions) -> BoxFuture<'_, Result<Page, StoreError>>;
     /// Live values at `now`.
@@ -180,6 +183,8 @@ pub trait Store: Send + Sync + 'static {
     /// Persists promises on the reserved connection, past the queue of group commits. After an error they may be
     /// durable or not.
     fn keep_promises(&self, promises: Vec<(PartitionId, Promise)>) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Ends when the store is lost (at once, if it is not open), although nobody may be asking it anything. Cancel-safe.
+    fn lost(&self) -> BoxFuture<'_, ()>;
     /// Looked at whenever the store is proven; cheap.
     fn usage(&self) -> Usage {
         Usage::default()

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use tercet_common::{
     Ballot, Content, Epoch, Incarnation, Key, KeyHash, PartitionId, Promise, Row, Term, UnixMillis,
@@ -46,6 +47,7 @@ macro_rules! tests {
             one_ring_is_kept_per_epoch
             a_second_store_is_refused_while_the_first_lives
             a_closed_store_answers_unreachable
+            a_loss_is_told
         );
     };
     (@each $fixture:expr; $($name:ident)*) => {
@@ -244,11 +246,6 @@ pub(crate) async fn a_flush_hides_what_is_below_it(fixture: &dyn Fixture) {
     let mut keys: Vec<_> = all_pages(&*store, everything()).await.into_iter().map(|row| row.key).collect();
     keys.sort();
     assert_eq!(keys, [row("{t}above", 0, "").key, row("{t}at", 0, "").key]);
-    assert_eq!(
-        read_one(&*store, "{t}below").await,
-        Some(row("{t}below", 4, "v")),
-        "reads say what is stored"
-    );
     assert_eq!(store.open().await.unwrap().partitions[partition.index()].flush, ballot(5));
 }
 
@@ -482,6 +479,15 @@ pub(crate) async fn a_second_store_is_refused_while_the_first_lives(fixture: &dy
     second.open().await.unwrap();
     assert_eq!(read_one(&*second, "k").await, Some(row("k", 1, "still the first's")));
     assert!(matches!(first.open().await, Err(StoreError::Refused(_))));
+}
+
+pub(crate) async fn a_loss_is_told(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    assert!(store.lost().now_or_never().is_none());
+    futures_util::future::join(store.lost(), store.close()).await;
+    store.lost().await;
+    store.open().await.unwrap();
+    assert!(store.lost().now_or_never().is_none());
 }
 
 pub(crate) async fn a_closed_store_answers_unreachable(fixture: &dyn Fixture) {

@@ -32,10 +32,12 @@ impl Controller for Listening {
     }
 }
 
-type Beats = mpsc::UnboundedReceiver<(Option<String>, v1::HeartbeatRequest)>;
+pub(super) type Beats = mpsc::UnboundedReceiver<(Option<String>, v1::HeartbeatRequest)>;
 
 /// A frontend on a port; it is gone when the token is cancelled and its task has ended.
-async fn frontend(address: &str) -> (String, Beats, CancellationToken, tokio::task::JoinHandle<()>) {
+pub(super) async fn frontend(
+    address: &str,
+) -> (String, Beats, CancellationToken, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (sender, beats) = mpsc::unbounded_channel();
@@ -57,6 +59,7 @@ async fn frontend(address: &str) -> (String, Beats, CancellationToken, tokio::ta
 async fn a_worker_registers_with_its_real_address_and_shows_the_secret() {
     let (address, mut beats, ..) = frontend("127.0.0.1:0").await;
     let (store, _) = ScriptedStore::new();
+    store.state.lock().keys = 42;
     let config = Config {
         frontends: vec![address],
         cluster_secret: Some("s3cret".into()),
@@ -69,7 +72,8 @@ async fn a_worker_registers_with_its_real_address_and_shows_the_secret() {
     assert_eq!(beat.address, worker.local_addr().to_string());
     assert_eq!((beat.worker_id.as_str(), beat.worker_uuid.as_str(), beat.boot_generation), ("w1", "one", 1));
     assert_eq!((beat.cluster_id.as_str(), beat.zone.as_str(), beat.virtual_nodes), ("tercet", "rack-1", 128));
-    assert!(beat.health.unwrap().database_commits);
+    let health = beat.health.unwrap();
+    assert!(health.database_commits && health.keys == 42);
     worker.stop().await.unwrap();
 }
 

@@ -50,6 +50,24 @@ async fn the_store_is_opened_again_only_when_every_commit_has_ended() {
 }
 
 #[tokio::test]
+async fn a_store_that_says_it_is_lost_is_not_answered_from_the_cache() {
+    let (store, _) = ScriptedStore::new();
+    // No probe will find out: there is one at once, and then none for an hour.
+    let hour = std::time::Duration::from_secs(3_600);
+    let worker =
+        Worker::start(Config { heartbeat_interval: hour, ..config() }, store.clone(), None).await.unwrap();
+    let mut stream = Exchange::open(&worker).await;
+    assert_eq!(stream.ask(put("a", 1)).await, ReplicaReply::Stored);
+    let mut open = worker.engine().watch_open();
+    store.state.lock().openings.push_back(StoreError::Unreachable("starting up".into()));
+    store.loss.notify_one();
+    open.wait_for(|open| !open).await.unwrap();
+    reopened(&worker, &store).await;
+    assert!(matches!(stream.ask(get("a")).await, ReplicaReply::Version(_)));
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn another_database_in_the_place_of_the_first_is_not_used() {
     let (store, _) = ScriptedStore::new();
     let worker = start(&store).await;

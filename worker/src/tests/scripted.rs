@@ -7,11 +7,11 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tercet_common::{Epoch, KeyHash, PARTITIONS, PartitionId, Promise, Row, UnixMillis};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::store::{
     CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionRecord, RowOutcome, ScanFrom,
-    ScanOptions, Store, StoreError,
+    ScanOptions, Store, StoreError, Usage,
 };
 
 /// What is to become of the next commit.
@@ -40,10 +40,13 @@ pub(super) struct State {
     /// Rows of each batch that was committed.
     pub(super) batches: Vec<usize>,
     pub(super) closed: bool,
+    pub(super) keys: u64,
 }
 
 pub(super) struct ScriptedStore {
     pub(super) state: Mutex<State>,
+    /// Permits say that the store is lost, one loss each.
+    pub(super) loss: Notify,
     /// Tells of every commit that begins.
     commits_begin: mpsc::UnboundedSender<usize>,
 }
@@ -53,7 +56,7 @@ impl ScriptedStore {
         let (commits_begin, receiver) = mpsc::unbounded_channel();
         let partitions = vec![PartitionRecord::default(); usize::from(PARTITIONS)];
         let state = State { uuid: "one".into(), partitions, ..State::default() };
-        (Arc::new(Self { state: Mutex::new(state), commits_begin }), receiver)
+        (Arc::new(Self { state: Mutex::new(state), loss: Notify::new(), commits_begin }), receiver)
     }
 }
 
@@ -173,6 +176,14 @@ impl Store for ScriptedStore {
     fn keep_promises(&self, promises: Vec<(PartitionId, Promise)>) -> BoxFuture<'_, Result<(), StoreError>> {
         self.state.lock().keep(&promises);
         async { Ok(()) }.boxed()
+    }
+
+    fn lost(&self) -> BoxFuture<'_, ()> {
+        self.loss.notified().boxed()
+    }
+
+    fn usage(&self) -> Usage {
+        Usage { keys: self.state.lock().keys, ..Usage::default() }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -50,6 +50,40 @@ fn a_read_that_raced_a_commit_does_not_fill_the_cache() {
 }
 
 #[test]
+fn what_a_read_left_out_is_read_again_first() {
+    let mut rig = Rig::new();
+    let rows = ["a", "b", "c"].map(|name| row_at(name, term(1).ballot(1)));
+    for name in ["a", "b", "c"] {
+        rig.submit(get(name));
+    }
+    let (read, keys) = rig.replica.next_read().unwrap();
+    assert_eq!(keys.len(), 3);
+    // One more for a key that is put back, and one for another.
+    for name in ["d", "b"] {
+        rig.submit(get(name));
+    }
+    rig.replica.on_read(read, Ok(vec![Some(rows[0].clone())]));
+    assert_eq!(rig.answers(), [(1, version(rows[0].clone()))]);
+    assert_eq!(rig.replica.stats().waiting_reads, 4);
+    let (read, keys) = rig.replica.next_read().unwrap();
+    let slots = ["c", "d", "b"].map(|name| (partition(), key(name).hash()));
+    assert_eq!(keys, slots);
+    rig.replica.on_read(read, Ok(vec![Some(rows[2].clone()), None, Some(rows[1].clone())]));
+    let (b, c) = (version(rows[1].clone()), version(rows[2].clone()));
+    assert_eq!(rig.answers(), [(2, b.clone()), (3, c), (4, ABSENT), (5, b)]);
+    assert_eq!(rig.replica.stats().waiting_reads, 0);
+}
+
+#[test]
+fn a_read_that_brings_nothing_is_refused() {
+    let mut rig = Rig::new();
+    rig.submit(get("a"));
+    let (read, _) = rig.replica.next_read().unwrap();
+    rig.replica.on_read(read, Ok(vec![]));
+    assert_eq!(rig.answers(), [(1, refused(Refusal::Unavailable))]);
+}
+
+#[test]
 fn readers_share_a_look_up_only_before_it_starts() {
     let mut rig = Rig::new();
     rig.submit(get("a"));

@@ -97,6 +97,9 @@ pub(super) async fn commit(session: &Session, batch: &CommitBatch) -> CommitOutc
             metrics.commit_seconds.record(started.elapsed());
             metrics.commit_rows.record(batch.rows.len() as f64);
             metrics.journal_seq.set(*journal_seq as f64);
+            if session.purge.lock().committed(batch) {
+                session.purge_due.notify_one();
+            }
         }
         CommitOutcome::Aborted(_) => metrics.aborted.increment(1),
         CommitOutcome::Unknown(_) => metrics.unknown.increment(1),
@@ -111,7 +114,14 @@ async fn run(session: &Session, batch: &CommitBatch) -> Result<CommitOutcome, St
     let raised = PartitionColumns::new(&batch.promises, &batch.flushes)?;
     let sql: &str = if raised.id.is_empty() { &COMMIT_ROWS } else { &COMMIT_ALL };
     let client = session.writers.get().await?;
-    let statement = within(session.patience, client.prepare_cached(sql)).await?;
+    let statement = match within(session.patience, client.prepare_cached(sql)).await {
+        Ok(statement) => statement,
+        Err(error) => {
+            // The next commit must not queue behind whatever keeps this one.
+            drop(Object::take(client));
+            return Err(error);
+        }
+    };
 
     let flight = InFlight::begin(session, batch)?;
     let (flushed, advances) = (flushed(batch), encode_advances(&flight.advances));

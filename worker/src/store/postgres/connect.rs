@@ -4,7 +4,6 @@
 //! Unix socket. A connection string that demands it (`sslmode=require`) is refused rather than weakened.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{
@@ -13,6 +12,7 @@ use deadpool_postgres::{
 };
 use futures_util::future::BoxFuture;
 use metrics::Gauge;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Error, NoTls};
 
@@ -78,14 +78,14 @@ impl Target {
 /// Whether the store may still be used. Once lost it stays lost; [`super::super::Store::open`] makes a new one.
 #[derive(Clone)]
 pub(super) struct Lost {
-    lost: Arc<AtomicBool>,
+    lost: watch::Sender<bool>,
     connected: Gauge,
 }
 
 impl Lost {
     pub(super) fn new(connected: Gauge) -> Self {
         connected.set(1.0);
-        Self { lost: Arc::default(), connected }
+        Self { lost: watch::Sender::new(false), connected }
     }
 
     /// Logs the first reason only: what follows is its consequence.
@@ -97,7 +97,7 @@ impl Lost {
 
     /// The end was asked for. Whether it came by this call.
     pub(super) fn close(&self) -> bool {
-        let first = !self.lost.swap(true, Ordering::AcqRel);
+        let first = self.lost.send_if_modified(|lost| !std::mem::replace(lost, true));
         if first {
             self.connected.set(0.0);
         }
@@ -105,10 +105,16 @@ impl Lost {
     }
 
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        if self.lost.load(Ordering::Acquire) {
+        if *self.lost.borrow() {
             return Err(StoreError::Unreachable("the connection was lost".to_owned()));
         }
         Ok(())
+    }
+
+    /// Returns once it is lost. Cancel-safe.
+    pub(super) async fn wait(&self) {
+        // Never an error: the sender is borrowed.
+        let _ = self.lost.subscribe().wait_for(|lost| *lost).await;
     }
 }
 

@@ -1,15 +1,20 @@
-//! Checkpoints, and the pruning of the journal behind them. Runs beside the commits, when enough of them have passed.
+//! What runs beside the commits: checkpoints and the pruning of the journal behind them, when enough commits have
+//! passed; the deletion of flushed rows; and an estimate of the rows, now and then.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
 use tokio_postgres::types::ToSql;
 
 use super::super::StoreError;
 use super::super::codec::encode_clock;
 use super::super::ledger::Checkpoint;
 use super::Session;
-use super::columns::{Ballots, signed, smallint};
+use super::columns::{Ballots, signed, smallint, unsigned};
 use super::connect::within;
+use super::purge;
 
 /// Commits between two checkpoints. A restart replays at most about this many journal rows.
 pub(super) const CHECKPOINT_EVERY: u64 = 2_048;
@@ -31,11 +36,40 @@ const PRUNE: &str = "DELETE FROM tercet.journal WHERE seq IN ( \
        SELECT seq FROM tercet.journal \
        WHERE seq <= least($1, (SELECT checkpoint_seq FROM tercet.identity)) ORDER BY seq LIMIT $2)";
 
+const ESTIMATE_EVERY: Duration = Duration::from_secs(5);
+
+/// What PostgreSQL believes, without looking. The first number survives a crash, the second is the newer one.
+const ESTIMATE: &str = "SELECT greatest(c.reltuples::bigint, pg_stat_get_live_tuples(c.oid), 0) \
+     FROM pg_class AS c WHERE c.oid = 'tercet.entry'::regclass";
+
 /// Until the session ends.
 pub(super) async fn run(session: Arc<Session>) {
+    tokio::join!(make_checkpoints(&session), purge::run(&session), estimate_rows(&session));
+}
+
+async fn estimate_rows(session: &Session) {
+    let mut ticks = tokio::time::interval(ESTIMATE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match estimate(session).await {
+            Ok(rows) => session.rows.store(rows, Ordering::Relaxed),
+            // A number for people, and an old one will do.
+            Err(error) => tracing::debug!(%error, "the rows could not be estimated"),
+        }
+    }
+}
+
+async fn estimate(session: &Session) -> Result<u64, StoreError> {
+    let client = session.readers.get().await?;
+    let row = within(session.patience, client.query_one(ESTIMATE, &[])).await?;
+    unsigned(row.get(0))
+}
+
+async fn make_checkpoints(session: &Session) {
     loop {
         session.checkpoint_due.notified().await;
-        if let Err(error) = pass(&session, JOURNAL_ROWS_KEPT).await {
+        if let Err(error) = pass(session, JOURNAL_ROWS_KEPT).await {
             // Nothing is lost by it but a longer journal; the next pass does the work of this one.
             tracing::warn!(%error, "a checkpoint of the journal failed");
         }

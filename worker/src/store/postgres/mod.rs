@@ -20,12 +20,14 @@ mod error;
 mod maintain;
 mod metrics;
 mod open;
+mod purge;
 mod read;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -41,6 +43,7 @@ use self::connect::{Connections, Lost, Role, Target, connect, set_up, within};
 use self::error::connect_error;
 use self::metrics::Metrics;
 use self::open::Owner;
+use self::purge::Purge;
 use super::ledger::Ledger;
 use super::{
     CommitBatch, CommitOutcome, Count, Loaded, Page, ScanFrom, ScanOptions, Store, StoreError, Usage,
@@ -86,6 +89,11 @@ struct Session {
     ledger: Mutex<Ledger>,
     /// A checkpoint is due.
     checkpoint_due: Notify,
+    purge: Mutex<Purge>,
+    /// Flushed rows are to be deleted.
+    purge_due: Notify,
+    /// An estimate of the rows.
+    rows: AtomicU64,
     lost: Lost,
     /// How long one statement may take, its answer included.
     patience: Duration,
@@ -168,11 +176,14 @@ impl PostgresStore {
         let session = Arc::new(Session {
             statements: within(patience, ControlStatements::prepare(&control)).await?,
             control,
-            // One more than commits at once: maintenance never waits for them, nor they for it.
-            writers: connections(Role::Writer, target.writers + 1)?,
+            // Two more than commits at once: checkpoints and purges never wait for them, nor they for these.
+            writers: connections(Role::Writer, target.writers + 2)?,
             readers: connections(Role::Reader, target.readers)?,
             ledger: Mutex::new(ledger),
             checkpoint_due: Notify::new(),
+            purge: Mutex::new(Purge::new(&loaded.partitions)),
+            purge_due: Notify::new(),
+            rows: AtomicU64::new(0),
             lost,
             patience,
             data_directory,
@@ -207,7 +218,8 @@ impl Session {
         if let Some(disk) = disk {
             self.metrics.observe_disk(disk);
         }
-        Usage { disk, pool_in_use: in_use, pool_size: in_use + idle }
+        let keys = self.rows.load(Ordering::Relaxed);
+        Usage { disk, pool_in_use: in_use, pool_size: in_use + idle, keys }
     }
 }
 
@@ -282,6 +294,17 @@ impl Store for PostgresStore {
             let raised = PartitionColumns::new(&promises, &[])?;
             let params = raised.params();
             session.on_control(session.control.execute(&session.statements.raise, &params)).await.map(drop)
+        })
+    }
+
+    fn lost(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if let Ok(session) = self.session() {
+                let lost = session.lost.clone();
+                // Not to keep the session's connections open.
+                drop(session);
+                lost.wait().await;
+            }
         })
     }
 

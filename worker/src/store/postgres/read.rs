@@ -13,8 +13,12 @@ use super::Session;
 use super::columns::{HashColumn, ROW_COLUMNS, row_at, smallint, unsigned};
 use super::connect::within;
 
-/// Keys of one statement. The answer's bytes are bounded by the caller, who knows what it asked for.
+/// Keys of one statement.
 const READ_KEYS_MAX: usize = 1_024;
+/// A value up to this is sent at once; a larger one is asked for alone, if there is still room for it.
+const AT_ONCE_BYTES_MAX: i32 = 32 * 1024;
+/// Large values of one call, unless one alone is above it.
+const LARGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Rows of one page.
 const SCAN_ROWS_MAX: usize = 10_000;
 /// Rows that one page may look at for each that it may return. A page over a stretch of tombstones comes back short or
@@ -27,7 +31,8 @@ const NOT_FLUSHED: &str = "(e.epoch, e.n, e.incarnation, e.seq) >= ((p.flush).ep
 /// The lateral join with a limit leaves the planner one choice: one index look-up per key.
 pub(super) static READ: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT k.ord, e.value, {ROW_COLUMNS} \
+        "SELECT k.ord, CASE WHEN octet_length(e.value) <= $3::int THEN e.value END, {ROW_COLUMNS}, \
+           octet_length(e.value) \
          FROM unnest($1::smallint[], $2::bytea[]) WITH ORDINALITY AS k (partition, hash, ord) \
          CROSS JOIN LATERAL (SELECT * FROM tercet.entry AS e \
            WHERE e.partition = k.partition AND e.key_hash = k.hash LIMIT 1) AS e"
@@ -93,15 +98,32 @@ pub(super) async fn read(
 ) -> Result<Vec<Option<Row>>, StoreError> {
     let started = Instant::now();
     let mut found = vec![None; keys.len()];
+    let mut large: Vec<(usize, usize)> = Vec::new();
+    let mut first = 0;
     for (chunk, found) in keys.chunks(READ_KEYS_MAX).zip(found.chunks_mut(READ_KEYS_MAX)) {
         let partitions: Vec<i16> = chunk.iter().map(|key| smallint(key.0)).collect();
         let hashes: Vec<HashColumn> = chunk.iter().map(|key| HashColumn(key.1.0)).collect();
-        for stored in query(session, &READ, &[&partitions, &hashes]).await? {
+        for stored in query(session, &READ, &[&partitions, &hashes, &AT_ONCE_BYTES_MAX]).await? {
             let at = unsigned(stored.get(0))?.saturating_sub(1) as usize;
-            if let Some(slot) = found.get_mut(at) {
-                *slot = Some(row_at(&stored, 2, stored.get(1))?);
+            let Some(slot) = found.get_mut(at) else { continue };
+            match stored.get::<_, Option<i32>>(10) {
+                Some(bytes) if bytes > AT_ONCE_BYTES_MAX => large.push((first + at, bytes as usize)),
+                _ => *slot = Some(row_at(&stored, 2, stored.get(1))?),
             }
         }
+        first += chunk.len();
+    }
+    large.sort_unstable();
+    let mut room = LARGE_BYTES_MAX;
+    for (nth, (at, bytes)) in large.into_iter().enumerate() {
+        if nth > 0 && bytes > room {
+            found.truncate(at);
+            break;
+        }
+        room = room.saturating_sub(bytes);
+        let (partition, hash) = (smallint(keys[at].0), HashColumn(keys[at].1.0));
+        let stored = query(session, &READ, &[&[partition].as_slice(), &[hash].as_slice(), &i32::MAX]).await?;
+        found[at] = stored.first().map(|stored| row_at(stored, 2, stored.get(1))).transpose()?;
     }
     session.metrics.read_seconds.record(started.elapsed());
     Ok(found)
@@ -185,8 +207,12 @@ async fn query_once(
         let statement = client.prepare_cached(sql).await?;
         client.query(&statement, params).await
     };
-    let result = within(session.patience, rows).await;
-    if matches!(result, Err(StoreError::Timeout(_))) {
+    let result = tokio::select! {
+        result = within(session.patience, rows) => result,
+        // Nobody wants it any more, and the store is not opened again before it has ended.
+        () = session.lost.wait() => Err(StoreError::Unreachable("the connection was lost".to_owned())),
+    };
+    if matches!(result, Err(StoreError::Timeout(_) | StoreError::Unreachable(_))) {
         // Whatever it still sends is nobody's.
         drop(Client::take(client));
     }
