@@ -49,7 +49,9 @@ async fn a_start_and_a_stop_in_order_alarm_nobody() {
     // This thread's only; all tasks of the test run on it.
     let _guard = tracing::subscriber::set_default(alarms.clone());
     let (address, mut beats, ..) = heartbeats::frontend("127.0.0.1:0").await;
-    let config = Config { frontends: vec![address], postgres: database, ..config() };
+    // One beat per life, with as much time for its commit as a busy machine may need.
+    let heartbeat_interval = std::time::Duration::from_secs(60);
+    let config = Config { frontends: vec![address], postgres: database, heartbeat_interval, ..config() };
     for seq in 1..=2 {
         let store = Arc::new(PostgresStore::new(&config).unwrap());
         let worker = Worker::start(config.clone(), store, None).await.unwrap();
