@@ -198,6 +198,7 @@ async fn info_tells_what_clients_look_for() {
         "maxmemory_policy:noeviction",
         "loading:0",
         "total_commands_processed:3",
+        "expired_keys:0",
         "keyspace_hits:1",
         "keyspace_misses:1",
         "role:master",

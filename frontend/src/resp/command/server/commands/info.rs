@@ -80,7 +80,7 @@ pub(super) fn categories(entry: &Entry) -> Vec<&'static str> {
     [
         (
             "keyspace",
-            spec.group == "generic" && !matches!(command, "memory" | "wait")
+            spec.group == "generic" && !matches!(command, "memory" | "wait") && entry.name != "object"
                 || WHOLE_KEYSPACE.contains(&entry.name),
         ),
         ("read", has(Flag::ReadOnly)),
