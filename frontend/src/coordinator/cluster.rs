@@ -54,6 +54,7 @@ pub struct Cluster {
     me: Incarnation,
     origin: Instant,
     in_flight: AtomicUsize,
+    expired_keys: AtomicU64,
     timers_set: Notify,
     instruments: Instruments,
 }
@@ -67,6 +68,7 @@ impl Cluster {
             me,
             origin: Instant::now(),
             in_flight: AtomicUsize::new(0),
+            expired_keys: AtomicU64::new(0),
             timers_set: Notify::new(),
             instruments: Instruments::new(),
         })
@@ -209,6 +211,9 @@ impl Cluster {
             self.instruments.completions(completions, now, left);
         }
         self.instruments.calls(ended);
+        if counts.expired > 0 {
+            self.expired_keys.fetch_add(counts.expired, Ordering::Relaxed);
+        }
         self.instruments.counts(counts);
         for call in ended.iter().filter(|c| c.outcome == super::core::CallOutcome::Timeout) {
             formed.links[usize::from(call.worker)].timed_out(self);
@@ -263,6 +268,7 @@ impl Cluster {
             epoch: formed.map_or(0, |f| f.config.epoch.0),
             incarnation: format!("{:016x}", self.me.0),
             uptime_seconds: self.origin.elapsed().as_secs(),
+            expired_keys: self.expired_keys.load(Ordering::Relaxed),
             replicas: formed.map_or(tercet_common::ring::REPLICAS, |f| f.config.replicas),
             workers,
             partitions,

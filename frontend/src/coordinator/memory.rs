@@ -178,6 +178,7 @@ impl Engine for MemoryEngine {
             epoch: 1,
             incarnation: "1".to_owned(),
             uptime_seconds: 1,
+            expired_keys: 0,
             replicas: 3,
             workers: Vec::new(),
             partitions: PartitionStatus { total: 1024, owned: 1024, under_replicated: 0, unavailable: 0 },

@@ -13,6 +13,9 @@ pub struct ClusterStatus {
     /// This frontend's incarnation, in hexadecimal.
     pub incarnation: String,
     pub uptime_seconds: u64,
+    /// Keys that this frontend has found expired and removed since it started.
+    #[serde(default)]
+    pub expired_keys: u64,
     pub replicas: usize,
     pub workers: Vec<WorkerStatus>,
     pub partitions: PartitionStatus,

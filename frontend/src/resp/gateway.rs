@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tercet_common::UnixMillis;
 
 use super::clients::Clients;
@@ -15,11 +16,15 @@ use super::slowlog::Slowlog;
 use super::stats::Stats;
 use crate::Config;
 use crate::coordinator::Coordinator;
+use crate::coordinator::status::ClusterStatus;
 
 /// The Redis release whose commands and texts are followed, as INFO and HELLO name it.
 pub const REDIS_VERSION: &str = "7.2.4";
 /// The one user there is.
 pub const USER: &str = "default";
+
+/// How old the cluster's state in INFO may be.
+const STATUS_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// A command of several values (MSET) may be this many times as long as the longest value, and at most 1 GiB.
 const VALUES_PER_COMMAND: usize = 4;
@@ -38,6 +43,7 @@ pub struct Gateway {
     pub port: u16,
     /// 40 hexadecimal digits, new at each start.
     pub run_id: String,
+    status: Mutex<Option<(Instant, Arc<ClusterStatus>)>>,
     draining: AtomicBool,
     partial_bytes: AtomicUsize,
     http_warned_at: AtomicI64,
@@ -62,6 +68,7 @@ impl Gateway {
             started_at: Instant::now(),
             port,
             run_id: format!("{:032x}{:08x}", rand::random::<u128>(), rand::random::<u32>()),
+            status: Mutex::default(),
             draining: AtomicBool::new(false),
             partial_bytes: AtomicUsize::new(0),
             http_warned_at: AtomicI64::new(0),
@@ -73,6 +80,20 @@ impl Gateway {
         let command_bytes_max =
             (bulk_bytes_max.saturating_mul(VALUES_PER_COMMAND)).min(2 * Config::VALUE_BYTES_CEILING);
         Limits { authenticated, bulk_bytes_max, command_bytes_max }
+    }
+
+    /// The cluster as it was at most [`STATUS_AGE_MAX`] ago. To look at it costs a walk over all partitions, and many
+    /// clients begin with INFO.
+    pub fn recent_status(&self, now: Instant) -> Arc<ClusterStatus> {
+        let mut kept = self.status.lock();
+        match &*kept {
+            Some((at, status)) if now.saturating_duration_since(*at) < STATUS_AGE_MAX => status.clone(),
+            _ => {
+                let status = Arc::new(self.coordinator.status());
+                *kept = Some((now, status.clone()));
+                status
+            }
+        }
     }
 
     /// Whether a new connection must authenticate.

@@ -4,7 +4,8 @@
 //! is a command (RESP specification, "Sending commands to a Redis server"). The scanner accepts exactly these two. It
 //! cannot nest, keeps its place between reads (no byte is looked at twice), allocates for what has arrived and never
 //! for what was merely announced, and refuses what is over a limit before buffering it. Limits and error texts are
-//! those of Redis 7.2; two departures are stricter: a bulk string must end in CRLF, and a command has a total bound.
+//! those of Redis 7.2; three departures are stricter: length lines and bulk strings must end in CRLF, a command has a
+//! total bound, and at most a million arguments (Redis: 2^31 - 1).
 //!
 //! ```text
 //! Start ──"*2\r\n"──▶ BulkHeader ──"$3\r\n"──▶ Bulk(3) ──"GET\r\n"──▶ BulkHeader ──▶ … ──▶ a command

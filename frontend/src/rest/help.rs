@@ -138,6 +138,7 @@ mod tests {
             epoch: 1,
             incarnation: "1".to_owned(),
             uptime_seconds: 1,
+            expired_keys: 0,
             replicas: 3,
             workers: Vec::new(),
             partitions: PartitionStatus { total: 1024, owned: 0, under_replicated: 9, unavailable: 0 },

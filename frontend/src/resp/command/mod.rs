@@ -230,6 +230,13 @@ pub fn wrong_arity(name: &str) -> CommandError {
     CommandError::text(format!("ERR wrong number of arguments for '{name}' command"))
 }
 
+/// Surplus arguments of a subcommand that Redis lets through its table and refuses itself.
+pub fn wrong_subcommand_arity(container: &str, subcommand: &str) -> CommandError {
+    CommandError::text(format!(
+        "ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try {container} HELP."
+    ))
+}
+
 /// Redis's `string2ll`: no spaces, no plus sign, no leading zeros, 64-bit signed.
 pub fn parse_i64(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);

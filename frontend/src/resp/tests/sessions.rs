@@ -86,6 +86,12 @@ async fn there_is_one_database() {
     let mut client = server.connect();
     client.ask("SELECT 0", "+OK\r\n").await;
     client.ask("SELECT 1", "-ERR DB index is out of range\r\n").await;
+    client
+        .ask(
+            "SELECT 2147483648",
+            "-ERR value is out of range, value must between -2147483648 and 2147483647\r\n",
+        )
+        .await;
     client.ask("SELECT x", "-ERR value is not an integer or out of range\r\n").await;
 }
 
@@ -175,6 +181,8 @@ async fn a_pause_holds_up_and_ends() {
     let mut client = server.connect();
     operator.ask("CLIENT PAUSE x", "-ERR timeout is not an integer or out of range\r\n").await;
     operator.ask("CLIENT PAUSE -1", "-ERR timeout is negative\r\n").await;
+    let surplus = "-ERR unknown subcommand or wrong number of arguments for 'PAUSE'. Try CLIENT HELP.\r\n";
+    operator.ask("CLIENT PAUSE 1 ALL x", surplus).await;
     operator.ask("CLIENT PAUSE 1 NO", "-ERR CLIENT PAUSE mode must be WRITE or ALL\r\n").await;
     operator.ask("CLIENT PAUSE 86400000 WRITE", "+OK\r\n").await;
     client.ask("GET k", "$-1\r\n").await;

@@ -24,8 +24,8 @@ fn run(coordinator: &Coordinator, mut args: Args) -> Result<Pending, CommandErro
     let key = args.next_key()?;
     let range = match args.len() {
         0 => None,
-        1 => return Err(CommandError::SYNTAX),
-        _ => Some((args.next_i64()?, args.next_i64()?, Unit::parse(&mut args)?)),
+        2 | 3 => Some((args.next_i64()?, args.next_i64()?, Unit::parse(&mut args)?)),
+        _ => return Err(CommandError::SYNTAX),
     };
     Ok(read(coordinator, key, move |stored| {
         let Some(stored) = stored else { return Ok(Reply::Integer(0)) };
@@ -76,6 +76,7 @@ mod tests {
             bitcount k 0 => -ERR syntax error
             bitcount k 0 1 hello => -ERR syntax error
             bitcount k 0 1 bit more => -ERR syntax error
+            bitcount k a b bit more => -ERR syntax error
             bitcount k a 1 => -ERR value is not an integer or out of range
             bitcount k 0 b => -ERR value is not an integer or out of range
             "#,

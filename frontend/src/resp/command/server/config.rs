@@ -1,11 +1,11 @@
 //! CONFIG: the settings that Redis clients ask for, as far as they are true here.
 
+use bytes::Bytes;
+
 use super::{HELP, ROW};
 use crate::Config;
 use crate::resp::command::help::help;
-use crate::resp::command::{
-    Args, CommandError, Flag, Handler, Pending, SessionContext, Spec, parse_i64, wrong_arity,
-};
+use crate::resp::command::{Args, CommandError, Flag, Handler, Pending, SessionContext, Spec, parse_i64};
 use crate::resp::gateway::Gateway;
 use crate::resp::glob::glob_match;
 use crate::resp::reply::Reply;
@@ -71,6 +71,16 @@ struct Parameter {
     name: &'static str,
     get: fn(&Gateway) -> String,
     set: Set,
+}
+
+impl Parameter {
+    /// What the answer calls it if the pattern means it. As in Redis, a plain name comes back as the client spelt it.
+    fn named_by(&self, pattern: &Bytes) -> Option<Bytes> {
+        if !pattern.iter().any(|b| b"*?[".contains(b)) {
+            return pattern.eq_ignore_ascii_case(self.name.as_bytes()).then(|| pattern.clone());
+        }
+        glob_match(pattern, self.name.as_bytes(), true).then(|| Bytes::from_static(self.name.as_bytes()))
+    }
 }
 
 /// A checked pair of CONFIG SET.
@@ -155,16 +165,17 @@ fn yes_no(value: bool) -> String {
 
 fn get(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending, CommandError> {
     let patterns = args.rest();
-    let wanted = |name: &str| patterns.iter().any(|pattern| glob_match(pattern, name.as_bytes(), true));
-    let shown = PARAMETERS.iter().filter(|parameter| parameter.name != HIDDEN && wanted(parameter.name));
-    let fields = shown.map(|p| (Reply::bulk(p.name), Reply::bulk((p.get)(context.gateway))));
+    let fields = PARAMETERS.iter().filter(|parameter| parameter.name != HIDDEN).filter_map(|parameter| {
+        let name = patterns.iter().find_map(|pattern| parameter.named_by(pattern))?;
+        Some((Reply::Bulk(name), Reply::bulk((parameter.get)(context.gateway))))
+    });
     Ok(Pending::Ready(Reply::Map(fields.collect())))
 }
 
 /// All or nothing: every pair is checked before the first one is applied.
 fn set(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending, CommandError> {
     if !args.len().is_multiple_of(2) {
-        return Err(wrong_arity("config|set"));
+        return Err(CommandError::SYNTAX);
     }
     let mut changes: Vec<Change> = Vec::new();
     while !args.is_empty() {

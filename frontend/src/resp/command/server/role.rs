@@ -17,7 +17,7 @@ pub(super) const ROLE: Spec = Spec {
 pub(super) const WAIT: Spec = Spec {
     name: "wait",
     arity: 3,
-    flags: &[],
+    flags: &[Flag::NoScript],
     group: "generic",
     summary: "Returns the number of further copies that every acknowledged write has.",
     since: "3.0.0",

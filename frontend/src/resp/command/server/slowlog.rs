@@ -2,7 +2,9 @@
 
 use super::{HELP, ROW};
 use crate::resp::command::help::help;
-use crate::resp::command::{Args, CommandError, Flag, Handler, Pending, SessionContext, Spec, parse_i64};
+use crate::resp::command::{
+    Args, CommandError, Flag, Handler, Pending, SessionContext, Spec, parse_i64, wrong_subcommand_arity,
+};
 use crate::resp::reply::Reply;
 use crate::resp::slowlog::Entry;
 
@@ -59,7 +61,9 @@ fn get(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending, Comm
         GET_DEFAULT
     } else {
         let text = args.next_bytes()?;
-        args.finish()?;
+        if !args.is_empty() {
+            return Err(wrong_subcommand_arity("SLOWLOG", "GET"));
+        }
         let count = parse_i64(&text).filter(|count| *count >= -1);
         let count = count.ok_or(CommandError::text("ERR count should be greater than or equal to -1"))?;
         usize::try_from(count).unwrap_or(usize::MAX)

@@ -25,6 +25,7 @@ pub(super) const CLIENT: Spec = Spec {
         Spec {
             name: "help",
             arity: 2,
+            flags: &[Flag::Loading, Flag::Stale],
             summary: "Returns helpful text about the different subcommands.",
             since: "5.0.0",
             run: Handler::Session(show_help),

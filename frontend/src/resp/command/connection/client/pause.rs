@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::super::ROW;
 use super::ADMIN;
-use crate::resp::command::{Args, CommandError, Handler, Pending, SessionContext, Spec, parse_i64};
+use crate::resp::command::{
+    Args, CommandError, Handler, Pending, SessionContext, Spec, parse_i64, wrong_subcommand_arity,
+};
 use crate::resp::pause::{PAUSE_MAX, Scope};
 use crate::resp::reply::Reply;
 
@@ -33,6 +35,9 @@ pub(super) const UNPAUSE: Spec = Spec {
 
 fn pause(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending, CommandError> {
     let timeout = args.next_bytes()?;
+    if args.len() > 1 {
+        return Err(wrong_subcommand_arity("CLIENT", "PAUSE"));
+    }
     let scope = if args.is_empty() || args.take_keyword("ALL") {
         Scope::All
     } else if args.take_keyword("WRITE") {
@@ -40,7 +45,6 @@ fn pause(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending, Co
     } else {
         return Err(CommandError::text("ERR CLIENT PAUSE mode must be WRITE or ALL"));
     };
-    args.finish()?;
     let millis =
         parse_i64(&timeout).ok_or(CommandError::text("ERR timeout is not an integer or out of range"))?;
     let millis = u64::try_from(millis).map_err(|_| CommandError::text("ERR timeout is negative"))?;

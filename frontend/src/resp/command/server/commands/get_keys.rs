@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::info::key_flags;
+use super::key_specs::{flag_set, flags_in};
 use super::{FLAGS, ROW};
 use crate::resp::command::table::Entry;
 use crate::resp::command::{Args, CommandError, Handler, Pending, SessionContext, Spec};
@@ -31,25 +31,24 @@ pub(super) const GETKEYSANDFLAGS: Spec = Spec {
 };
 
 fn keys(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending, CommandError> {
-    let (_, keys) = find(context, args.rest())?;
+    let (_, keys) = find(context, &args.rest())?;
     Ok(Pending::Ready(Reply::Array(keys.into_iter().map(Reply::Bulk).collect())))
 }
 
 fn keys_and_flags(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending, CommandError> {
-    let (entry, keys) = find(context, args.rest())?;
-    let pairs = keys.into_iter().map(|key| Reply::Array(vec![Reply::Bulk(key), key_flags(entry.spec)]));
+    let words = args.rest();
+    let (entry, keys) = find(context, &words)?;
+    let pairs = keys.into_iter().zip(flags_in(entry, &words));
+    let pairs = pairs.map(|(key, flags)| Reply::Array(vec![Reply::Bulk(key), flag_set(flags)]));
     Ok(Pending::Ready(Reply::Array(pairs.collect())))
 }
 
-fn find<'a>(
-    context: &SessionContext<'a>,
-    words: Vec<Bytes>,
-) -> Result<(&'a Entry, Vec<Bytes>), CommandError> {
+fn find<'a>(context: &SessionContext<'a>, words: &[Bytes]) -> Result<(&'a Entry, Vec<Bytes>), CommandError> {
     let table = context.gateway.table;
     if words.first().is_none_or(|name| table.find(name).is_none()) {
         return Err(CommandError::text("ERR Invalid command specified"));
     }
-    let entry = table.resolve(&words).map_err(|error| {
+    let entry = table.resolve(words).map_err(|error| {
         if error.line().contains("unknown subcommand") {
             CommandError::text("ERR Invalid command specified")
         } else {

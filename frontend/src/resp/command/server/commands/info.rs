@@ -1,5 +1,6 @@
 //! COMMAND, COMMAND INFO: ten fields per command.
 
+use super::key_specs::{self, status_set};
 use super::{FLAGS, ROW};
 use crate::resp::command::table::{CommandTable, Entry};
 use crate::resp::command::{Args, CommandError, Flag, Handler, Keys, Pending, SessionContext, Spec};
@@ -43,16 +44,12 @@ fn describe(entry: &Entry, table: &CommandTable) -> Reply {
         Reply::Integer(first.into()),
         Reply::Integer(last.into()),
         Reply::Integer(step.into()),
-        status_set(categories(spec).into_iter().map(|category| format!("@{category}"))),
+        status_set(categories(entry).into_iter().map(|category| format!("@{category}"))),
         // Tips: none.
         Reply::Set(Vec::new()),
-        Reply::Array(key_specs(spec)),
-        Reply::Array(entry.subcommands(table).map(|sub| describe(sub, table)).collect()),
+        key_specs::describe(entry),
+        Reply::Set(entry.subcommands(table).map(|sub| describe(sub, table)).collect()),
     ])
-}
-
-fn status_set(names: impl Iterator<Item = String>) -> Reply {
-    Reply::Set(names.map(|name| Reply::Simple(name.into())).collect())
 }
 
 /// As COMMAND INFO has them.
@@ -73,53 +70,35 @@ fn flag_name(flag: Flag) -> &'static str {
 }
 
 /// ACL categories, without their `@`, in the order in which Redis names them.
-pub(super) fn categories(spec: &Spec) -> Vec<&'static str> {
+pub(super) fn categories(entry: &Entry) -> Vec<&'static str> {
+    let spec = entry.spec;
     let has = |flag| spec.flags.contains(&flag);
+    let command = entry.name.split('|').next().unwrap_or_default();
+    // COMMAND and WAIT are about the connection too; CLIENT itself does nothing, its subcommands do.
+    let connection =
+        spec.group == "connection" && entry.name != "client" || matches!(command, "command" | "wait");
     [
-        ("keyspace", spec.group == "generic" && spec.keys != Keys::NONE),
+        (
+            "keyspace",
+            spec.group == "generic" && !matches!(command, "memory" | "wait") && entry.name != "object"
+                || WHOLE_KEYSPACE.contains(&entry.name),
+        ),
         ("read", has(Flag::ReadOnly)),
         ("write", has(Flag::Write)),
         ("string", spec.group == "string"),
         ("bitmap", spec.group == "bitmap"),
-        ("admin", has(Flag::Admin)),
+        ("admin", has(Flag::Admin) || entry.name == "role"),
         ("fast", has(Flag::Fast)),
         ("slow", !has(Flag::Fast)),
-        ("dangerous", has(Flag::Admin)),
-        ("connection", spec.group == "connection"),
+        ("dangerous", has(Flag::Admin) || DANGEROUS.contains(&entry.name)),
+        ("connection", connection),
     ]
     .into_iter()
     .filter_map(|(category, is_one)| is_one.then_some(category))
     .collect()
 }
 
-/// Key specifications: where the first key is and how to find the rest. All rows here use one index and one range.
-fn key_specs(spec: &Spec) -> Vec<Reply> {
-    let Keys { first, last, step } = spec.keys;
-    if first == 0 {
-        return Vec::new();
-    }
-    let field = |name: &'static str, value| (Reply::bulk(name), value);
-    let number = |n: i16| Reply::Integer(n.into());
-    // Relative to the first key, unless it counts from the end.
-    let last = if last < 0 { last } else { last - first };
-    let index = vec![field("index", number(first))];
-    let range =
-        vec![field("lastkey", number(last)), field("keystep", number(step)), field("limit", number(0))];
-    vec![Reply::Map(vec![
-        field("flags", key_flags(spec)),
-        field(
-            "begin_search",
-            Reply::Map(vec![field("type", Reply::bulk("index")), field("spec", Reply::Map(index))]),
-        ),
-        field(
-            "find_keys",
-            Reply::Map(vec![field("type", Reply::bulk("range")), field("spec", Reply::Map(range))]),
-        ),
-    ])]
-}
-
-pub(super) fn key_flags(spec: &Spec) -> Reply {
-    let names: &[&str] =
-        if spec.flags.contains(&Flag::Write) { &["RW", "update"] } else { &["RO", "access"] };
-    status_set(names.iter().map(|name| (*name).to_owned()))
-}
+/// Commands on all keys that are not of the group `generic`.
+const WHOLE_KEYSPACE: &[&str] = &["dbsize", "flushall", "flushdb"];
+/// What may do harm or tell too much, beside administration.
+const DANGEROUS: &[&str] = &["flushall", "flushdb", "info", "keys", "restore", "role"];

@@ -60,7 +60,7 @@ impl Filter {
         match self {
             Self::Module => false,
             Self::Category(name) => {
-                categories(entry.spec).iter().any(|category| name.eq_ignore_ascii_case(category.as_bytes()))
+                categories(entry).iter().any(|category| name.eq_ignore_ascii_case(category.as_bytes()))
             }
             Self::Pattern(pattern) => glob_match(pattern, entry.name.as_bytes(), true),
         }

@@ -3,6 +3,7 @@
 mod docs;
 mod get_keys;
 mod info;
+mod key_specs;
 mod list;
 
 use super::{HELP, ROW};

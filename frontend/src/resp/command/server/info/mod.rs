@@ -3,11 +3,10 @@
 mod process;
 mod sections;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::ROW;
 use crate::coordinator::KeyCount;
-use crate::coordinator::status::ClusterStatus;
 use crate::resp::command::{Args, CommandError, Flag, Handler, Pending, SessionContext, Spec};
 use crate::resp::reply::Reply;
 use sections::{Facts, SECTIONS, Section};
@@ -31,14 +30,14 @@ fn run(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending, Comm
     let wanted = choose(&args.rest().iter().map(|name| name.to_ascii_lowercase()).collect::<Vec<_>>());
     let gateway = context.gateway.clone();
     if !wanted.iter().any(|section| section.name == "keyspace") {
-        let text =
-            render(&wanted, &Facts { gateway: &gateway, status: gateway.coordinator.status(), keys: None });
+        let status = gateway.recent_status(Instant::now());
+        let text = render(&wanted, &Facts { gateway: &gateway, status, keys: None });
         return Ok(Pending::Ready(Reply::Verbatim(text.into())));
     }
     Ok(Pending::later(async move {
         let count = tokio::time::timeout(COUNT_TIMEOUT, gateway.coordinator.count()).await;
         let keys: Option<KeyCount> = count.ok().and_then(Result::ok);
-        let status: ClusterStatus = gateway.coordinator.status();
+        let status = gateway.recent_status(Instant::now());
         let text = render(&wanted, &Facts { gateway: &gateway, status, keys });
         Ok(Reply::Verbatim(text.into()))
     }))

@@ -2,6 +2,7 @@
 //! answer; `tercet_*` fields are our own.
 
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::process;
@@ -12,7 +13,7 @@ use crate::resp::gateway::{Gateway, REDIS_VERSION};
 /// What the sections are made of.
 pub(super) struct Facts<'a> {
     pub gateway: &'a Gateway,
-    pub status: ClusterStatus,
+    pub status: Arc<ClusterStatus>,
     pub keys: Option<KeyCount>,
 }
 
@@ -131,8 +132,7 @@ fn stats(facts: &Facts<'_>, out: &mut String) {
     field(out, "instantaneous_input_kbps", format_args!("{:.2}", rates.bytes_in / 1024.0));
     field(out, "instantaneous_output_kbps", format_args!("{:.2}", rates.bytes_out / 1024.0));
     field(out, "rejected_connections", load(&stats.connections_rejected));
-    // Keys expire in the coordinator, which counts them in tercet_expired_keys_total; none is ever evicted.
-    field(out, "expired_keys", 0);
+    field(out, "expired_keys", facts.status.expired_keys);
     field(out, "evicted_keys", 0);
     field(out, "keyspace_hits", load(&stats.hits));
     field(out, "keyspace_misses", load(&stats.misses));
@@ -159,7 +159,7 @@ fn cpu(_: &Facts<'_>, out: &mut String) {
 }
 
 fn cluster(facts: &Facts<'_>, out: &mut String) {
-    let ClusterStatus { ready, epoch, workers, partitions, .. } = &facts.status;
+    let ClusterStatus { ready, epoch, workers, partitions, .. } = &*facts.status;
     field(out, "cluster_enabled", 0);
     field(out, "tercet_ready", u8::from(*ready));
     field(out, "tercet_ring_epoch", epoch);
