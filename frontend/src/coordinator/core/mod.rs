@@ -359,6 +359,7 @@ impl Core {
                 Timer::Read(id) => self.read_timer(id),
                 Timer::Slot(id, round) => self.slot_timer(id, round),
                 Timer::Partition(id) => self.partition_timer(id),
+                Timer::Flush(id) => self.flush_timer(id),
             }
         }
     }
@@ -376,6 +377,11 @@ impl Core {
     /// Operations and replica calls under way, for tests and status.
     pub fn in_flight(&self) -> (usize, usize, usize) {
         (self.slots.len(), self.reads.len(), self.calls.len())
+    }
+
+    /// Slots that wait for their partition.
+    pub fn waiting(&self) -> usize {
+        self.partitions.iter().flatten().map(Partition::waiting).sum()
     }
 
     fn lose(&mut self, id: Id, outcome: CallOutcome) {
