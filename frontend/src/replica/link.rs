@@ -119,6 +119,14 @@ fn take_batch(queue: &mut Queue) -> Vec<(u64, ReplicaRequest)> {
     queue.requests.drain(..len).collect()
 }
 
+/// What the link's owner knows of it.
+#[derive(Default)]
+struct Told {
+    available: bool,
+    /// Somebody is just telling. Whoever has news meanwhile leaves them to it.
+    telling: bool,
+}
+
 /// See the module.
 pub struct Link {
     worker: WorkerIx,
@@ -127,7 +135,7 @@ pub struct Link {
     connected: AtomicBool,
     /// The worker's own word that its database does not commit.
     healthy: AtomicBool,
-    last_told: AtomicBool,
+    told: Mutex<Told>,
     breaker: Mutex<Breaker>,
     breaker_changed: Notify,
     origin: Instant,
@@ -153,7 +161,7 @@ impl Link {
             lanes: Default::default(),
             connected: AtomicBool::new(false),
             healthy: AtomicBool::new(true),
-            last_told: AtomicBool::new(false),
+            told: Mutex::default(),
             breaker: Mutex::new(Breaker::new(breaker, seed)),
             breaker_changed: Notify::new(),
             origin: Instant::now(),
@@ -234,10 +242,21 @@ impl Link {
             BreakerState::HalfOpen => 0.5,
             BreakerState::Open => 1.0,
         });
-        let available = self.is_available();
-        if self.last_told.swap(available, Ordering::SeqCst) != available {
+        // One at a time and never under the lock, as telling may bring more news. Two that told at once could arrive in
+        // the wrong order, and nobody would correct that.
+        loop {
+            let available = {
+                let mut told = self.told.lock();
+                let available = self.is_available();
+                if told.telling || told.available == available {
+                    return;
+                }
+                *told = Told { available, telling: true };
+                available
+            };
             tracing::info!(worker = %self.id, available, ?state, "worker availability changed");
             events.available(self.worker, available);
+            self.told.lock().telling = false;
         }
     }
 
@@ -434,4 +453,38 @@ enum LinkError {
     Silent,
     #[error("the stream was closed")]
     Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Believes what it is told, but is slow: by the time it does, the worker's health is another.
+    struct Slow {
+        link: Arc<Link>,
+        believes: Mutex<Vec<bool>>,
+    }
+
+    impl Events for Slow {
+        fn replies(&self, _: WorkerIx, _: Vec<(u64, ReplicaReply)>) {}
+
+        fn lost(&self, _: WorkerIx) {}
+
+        fn available(&self, _: WorkerIx, available: bool) {
+            if available {
+                self.link.set_healthy(false, self);
+            }
+            self.believes.lock().push(available);
+        }
+    }
+
+    #[test]
+    fn the_last_thing_told_is_what_is_so() {
+        let link = Link::new(0, WorkerId::new("w1").unwrap(), None, 1);
+        let events = Slow { link: link.clone(), believes: Mutex::default() };
+        link.connected.store(true, Ordering::SeqCst);
+        link.tell(&events);
+        assert!(!link.is_available());
+        assert_eq!(*events.believes.lock(), [true, false]);
+    }
 }

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 use tercet_common::message::Held;
 use tercet_common::quorum::majority;
-use tercet_common::{Promise, Refusal, ReplicaReply, ReplicaRequest, Row};
+use tercet_common::{PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Row};
 
 use super::super::api::OpError;
 use super::arena::Id;
@@ -12,6 +12,10 @@ use super::{Answer, Core, Target, WorkerIx};
 
 pub(super) struct Base {
     pub(super) batch: Batch,
+    /// The term in which all answers are asked for, and the partition's generation then. Once either is over the
+    /// answers are no base: somebody else, or a flush, may have come in between.
+    pub(super) promise: Promise,
+    pub(super) generation: u64,
     pub(super) asked: SmallVec<[(WorkerIx, Asked); 3]>,
     pub(super) answers: SmallVec<[(WorkerIx, Held); 3]>,
     pub(super) attempts: u32,
@@ -27,11 +31,13 @@ pub(super) enum Asked {
 impl Core {
     /// Asks two replicas; a third when one is slow or fails.
     pub(super) fn start_base(&mut self, id: Id, batch: Batch) {
+        let Some(partition) = self.slots.get(id).map(|slot| slot.partition) else { return };
+        let open = self.partition(partition).and_then(|p| Some((p.open_promise()?, p.generation())));
+        let Some((promise, generation)) = open else { return self.wait(id, Some(batch)) };
         let Some(slot) = self.slots.get_mut(id) else { return };
         slot.round += 1;
-        slot.phase =
-            Phase::Base(Base { batch, asked: SmallVec::new(), answers: SmallVec::new(), attempts: 0 });
-        let partition = slot.partition;
+        let (asked, answers) = (SmallVec::new(), SmallVec::new());
+        slot.phase = Phase::Base(Base { batch, promise, generation, asked, answers, attempts: 0 });
         let quorum = majority(self.replicas(partition).len());
         self.ask_base(id, quorum, false);
         self.set_slot_timer(id, self.tuning.hedge_after);
@@ -42,6 +48,7 @@ impl Core {
         let Some(slot) = self.slots.get(id) else { return };
         let (key, round, partition) = (slot.key.clone(), slot.round, slot.partition);
         let Phase::Base(base) = &slot.phase else { return };
+        let promise = base.promise;
         let open: SmallVec<[WorkerIx; 3]> = self
             .replicas(partition)
             .into_iter()
@@ -50,7 +57,6 @@ impl Core {
                 state.is_none_or(|state| again && state == Asked::Failed)
             })
             .collect();
-        let Some(promise) = self.partition(partition).and_then(|p| p.promise()) else { return };
         let mut sent = SmallVec::<[WorkerIx; 3]>::new();
         for worker in open {
             if sent.len() == count {
@@ -95,13 +101,19 @@ impl Core {
     }
 
     pub(super) fn deposed_in_base(&mut self, id: Id, promised: Promise) {
-        let Some(batch) = self.take_base(id) else { return };
+        let Some(base) = self.take_base(id) else { return };
         let Some(partition) = self.slots.get(id).map(|slot| slot.partition) else { return };
         if let Some(p) = self.partition_mut(partition) {
             p.saw(promised);
         }
-        self.retake(partition);
-        self.wait(id, Some(batch.batch));
+        self.retake(partition, base.promise);
+        self.resume(id, base.batch);
+    }
+
+    /// Whether the partition is still, or again, in a state in which the base's answers count.
+    fn is_current(&self, partition: PartitionId, base: &Base) -> bool {
+        let now = self.partition(partition).map(|p| (p.open_promise(), p.generation()));
+        now == Some((Some(base.promise), base.generation))
     }
 
     pub(super) fn take_base(&mut self, id: Id) -> Option<Base> {
@@ -122,17 +134,17 @@ impl Core {
         let attempts = base.attempts;
         base.attempts += 1;
         let over = self.now >= base.batch.deadline();
-        let cut_off = self.partition(partition).is_none_or(|p| p.promise().is_none());
+        let Some(Phase::Base(base)) = self.slots.get(id).map(|slot| &slot.phase) else { return };
+        let cut_off = !self.is_current(partition, base);
         if over {
             let Some(base) = self.take_base(id) else { return };
-            let error =
-                if base.batch.sent.is_empty() { self.no_quorum(partition) } else { OpError::Uncertain };
+            let error = base.batch.failure(self.no_quorum(partition));
             self.finish_err(base.batch, error);
             self.advance(id);
         } else if cut_off {
-            // The partition is being taken over again; the base is read under the new term.
+            // The partition is taken over again, or flushed; the base is read again after that.
             let Some(base) = self.take_base(id) else { return };
-            self.wait(id, Some(base.batch));
+            self.resume(id, base.batch);
         } else {
             if attempts == 0 {
                 self.out.counts.hedged_slow += 1;
@@ -145,6 +157,9 @@ impl Core {
     pub(super) fn base_done(&mut self, id: Id) {
         let Some(mut base) = self.take_base(id) else { return };
         let Some(partition) = self.slots.get(id).map(|slot| slot.partition) else { return };
+        if !self.is_current(partition, &base) {
+            return self.resume(id, base.batch);
+        }
         base.answers.sort_by_key(|(_, held)| std::cmp::Reverse(held.ballot));
         let Some((holder, highest)) = base.answers.first().cloned() else { return };
         let holders = base.answers.iter().filter(|(_, held)| held.ballot == highest.ballot).count();
@@ -172,7 +187,7 @@ impl Core {
             self.finish_err(batch, OpError::Uncertain);
             return self.advance(id);
         }
-        // Below all that was sent: a quorum has promised a higher term, so those puts can never be chosen.
+        // Below all that was sent: a quorum has promised a higher term, so those puts can never be chosen as they are.
         let unsent = std::mem::take(&mut batch.sent);
         batch.abandoned.extend(unsent);
         self.apply(id, batch, highest.row, Origin::Replicas { chosen, ballot: highest.ballot, holder });

@@ -379,6 +379,7 @@ impl Core {
                 Timer::Read(id) => self.read_timer(id),
                 Timer::Slot(id, round) => self.slot_timer(id, round),
                 Timer::Partition(id) => self.partition_timer(id),
+                Timer::Flush(id) => self.flush_timer(id),
             }
         }
     }
@@ -412,6 +413,11 @@ impl Core {
         }
     }
 
+    /// Slots that wait for their partition.
+    pub fn waiting(&self) -> usize {
+        self.partitions.iter().flatten().map(Partition::waiting).sum()
+    }
+
     fn lose(&mut self, id: Id, outcome: CallOutcome) {
         if let Some(call) = self.calls.remove(id) {
             self.answer(call, Answer::Lost, outcome);
@@ -423,9 +429,7 @@ impl Core {
         self.out.ended.push(Ended { worker: call.worker, kind: call.kind, outcome, took });
         match call.target {
             Target::Read(id) => self.read_answer(id, call.worker, answer),
-            Target::Slot(id, round) if self.is_current(id, round) => {
-                self.slot_answer(id, call.worker, answer)
-            }
+            Target::Slot(id, round) if self.awaits(id, round) => self.slot_answer(id, call.worker, answer),
             Target::Slot(..) => self.late_put(call, &answer),
             Target::Prepare(id, round) => self.prepare_answer(id, round, call.worker, answer),
             Target::Flush(id, round) => self.flush_answer(id, round, call.worker, answer),

@@ -1,5 +1,6 @@
 //! Owning partitions: take-over, and the flush of all a partition's keys.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tercet_common::quorum::{QuorumTracker, majority};
@@ -23,12 +24,14 @@ pub(super) struct Partition {
     seen: Promise,
     ownership: Ownership,
     /// Slots that wait for ownership or for the end of a flush.
-    waiting: Vec<Id>,
+    waiting: BTreeSet<Id>,
     /// Puts under way; a flush waits until there are none.
     puts: usize,
     flush: Option<Flush>,
-    /// Names the current prepare or flush, so that answers to earlier ones are known as such.
+    /// Names the current prepare, so that answers to earlier ones are known as such.
     round: u32,
+    /// The same for flushes.
+    flush_round: u32,
     /// Failed take-overs in a row.
     attempts: u32,
     timer_set: bool,
@@ -44,6 +47,8 @@ enum Ownership {
 
 struct Flush {
     waiters: Vec<FlushDone>,
+    /// Those who came when it had been sent. Theirs follows: what another frontend wrote in between must go too.
+    late: Vec<FlushDone>,
     since: Duration,
     deadline: Duration,
     sent: Option<FlushSent>,
@@ -59,6 +64,13 @@ struct FlushSent {
     retry: Vec<WorkerIx>,
 }
 
+impl FlushSent {
+    /// Some call is still under way.
+    fn awaits_an_answer(&self) -> bool {
+        self.tracker.available() > self.tracker.acked().count() + self.retry.len()
+    }
+}
+
 impl Partition {
     pub(super) fn new(epoch: Epoch, replicas: Replicas) -> Self {
         Self {
@@ -67,10 +79,11 @@ impl Partition {
             context: VectorClock::new(),
             seen: Promise { epoch, term: Term::default() },
             ownership: Ownership::None,
-            waiting: Vec::new(),
+            waiting: BTreeSet::new(),
             puts: 0,
             flush: None,
             round: 0,
+            flush_round: 0,
             attempts: 0,
             timer_set: false,
             generation: 0,
@@ -94,6 +107,10 @@ impl Partition {
         self.generation
     }
 
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub(super) fn saw(&mut self, promise: Promise) {
         self.seen = self.seen.max(promise);
     }
@@ -102,12 +119,16 @@ impl Partition {
 impl Core {
     /// Puts a slot to sleep until the partition is owned and not being flushed.
     pub(super) fn wait_for_partition(&mut self, id: PartitionId, slot: Id) {
-        if let Some(partition) = self.partition_mut(id)
-            && !partition.waiting.contains(&slot)
-        {
-            partition.waiting.push(slot);
+        if let Some(partition) = self.partition_mut(id) {
+            partition.waiting.insert(slot);
         }
         self.ensure_owned(id);
+    }
+
+    pub(super) fn stop_waiting(&mut self, id: PartitionId, slot: Id) {
+        if let Some(partition) = self.partition_mut(id) {
+            partition.waiting.remove(&slot);
+        }
     }
 
     pub(super) fn ensure_owned(&mut self, id: PartitionId) {
@@ -116,10 +137,14 @@ impl Core {
         }
     }
 
-    /// Gives up the partition's term and takes a higher one: after a refusal, and to fence an uncertain put.
-    pub(super) fn retake(&mut self, id: PartitionId) {
+    /// Gives up the term `over` and takes a higher one: after a refusal, and to fence an uncertain put. A higher term
+    /// that is held already will do, unless somebody has been seen above that too: late refusals of an old term must
+    /// not cost one take-over each.
+    pub(super) fn retake(&mut self, id: PartitionId, over: Promise) {
         let Some(partition) = self.partition_mut(id) else { return };
-        if matches!(partition.ownership, Ownership::Owned { .. }) {
+        if let Ownership::Owned { promise } = partition.ownership
+            && (promise <= over || promise < partition.seen)
+        {
             partition.ownership = Ownership::None;
         }
         self.ensure_owned(id);
@@ -203,17 +228,20 @@ impl Core {
     }
 
     pub(super) fn partition_timer(&mut self, id: PartitionId) {
-        let now = self.now;
         let Some(partition) = self.partition_mut(id) else { return };
         partition.timer_set = false;
-        let expired = partition.flush.as_ref().is_some_and(|f| now >= f.deadline);
         let wanted = partition.flush.is_some() || !partition.waiting.is_empty();
-        if expired {
-            let error = if self.flush_touched(id) { OpError::Uncertain } else { self.no_quorum(id) };
-            self.end_flush(id, Err(error));
-        } else if wanted || self.reachable(id) >= majority(self.replicas(id).len()) {
+        if wanted || self.reachable(id) >= majority(self.replicas(id).len()) {
             self.ensure_owned(id);
             self.drive_flush(id);
+        }
+    }
+
+    pub(super) fn flush_timer(&mut self, id: PartitionId) {
+        let now = self.now;
+        if self.partition(id).and_then(|p| p.flush.as_ref()).is_some_and(|f| now >= f.deadline) {
+            let error = if self.flush_touched(id) { OpError::Uncertain } else { self.no_quorum(id) };
+            self.end_flush(id, Err(error));
         }
     }
 
@@ -253,8 +281,8 @@ impl Core {
         self.drive_flush(id);
     }
 
-    /// Flush: hold new puts, let those under way end, put one flush ballot. A second flush that arrives meanwhile shares
-    /// it, as nothing was written in between.
+    /// Flush: hold new puts, let those under way end, put one flush ballot. A second flush that arrives before it is
+    /// sent shares it.
     pub(super) fn start_flush(&mut self, id: PartitionId, done: FlushDone) {
         let since = self.now;
         let deadline = since + self.tuning.request_timeout;
@@ -263,12 +291,13 @@ impl Core {
             return self.out.completions.push(Completion::Flush { done, result, since });
         };
         match &mut partition.flush {
-            Some(flush) => flush.waiters.push(done),
+            Some(flush) if flush.sent.is_none() && !flush.touched => flush.waiters.push(done),
+            Some(flush) => flush.late.push(done),
             None => {
+                let waiters = vec![done];
                 partition.flush =
-                    Some(Flush { waiters: vec![done], since, deadline, sent: None, touched: false });
-                // Looked at again at the deadline, whatever happens before.
-                self.timers.set(deadline, Timer::Partition(id));
+                    Some(Flush { waiters, late: Vec::new(), since, deadline, sent: None, touched: false });
+                self.timers.set(deadline, Timer::Flush(id));
                 self.ensure_owned(id);
                 self.drive_flush(id);
             }
@@ -290,7 +319,7 @@ impl Core {
         let ballot = promise.ballot(seq);
         let Some(partition) = self.partition_mut(id) else { return };
         let clock = partition.context.with_dot(me, seq);
-        partition.round += 1;
+        partition.flush_round += 1;
         if let Some(flush) = &mut partition.flush {
             let tracker = QuorumTracker::new(&replicas);
             flush.sent = Some(FlushSent { ballot, clock, tracker, retry: replicas.to_vec() });
@@ -301,7 +330,7 @@ impl Core {
     /// Sends the flush's ballot to the replicas that have not answered it.
     fn resend_flush(&mut self, id: PartitionId) {
         let Some(partition) = self.partition_mut(id) else { return };
-        let round = partition.round;
+        let round = partition.flush_round;
         let Some(sent) = partition.flush.as_mut().and_then(|f| f.sent.as_mut()) else { return };
         let request = ReplicaRequest::Flush {
             partition: id,
@@ -335,7 +364,7 @@ impl Core {
                 _ => {}
             }
         }
-        if partition.round != round {
+        if partition.flush_round != round {
             return;
         }
         let Some(flush) = &mut partition.flush else { return };
@@ -357,9 +386,18 @@ impl Core {
         if sent.tracker.reached() {
             self.end_flush(id, Ok(()));
         } else if sent.tracker.unreachable() {
-            // Deposed: the same wish under a new ballot of a higher term.
+            let over = sent.ballot.promise();
+            if flush.touched {
+                // Somebody may hold it, or have seen it: a second one would delete what was written since (design 4,
+                // "one client operation, one ballot").
+                return self.end_flush(id, Err(OpError::Uncertain));
+            }
+            if sent.awaits_an_answer() {
+                return;
+            }
+            // Deposed, and nobody has it: the same wish under a new ballot of a higher term.
             flush.sent = None;
-            self.retake(id);
+            self.retake(id, over);
         } else {
             self.retry_partition(id);
         }
@@ -373,6 +411,7 @@ impl Core {
         let Some(partition) = self.partition_mut(id) else { return };
         let Some(flush) = partition.flush.take() else { return };
         partition.generation += 1;
+        let seen = partition.seen;
         if let (Ok(()), Some(sent)) = (&result, &flush.sent) {
             // Also those that may still answer: to store a flush twice is to store it.
             for worker in partition.replicas.clone() {
@@ -387,7 +426,10 @@ impl Core {
         }
         if result.is_err() {
             // It may still land: a new term fences it before the next base is read.
-            self.retake(id);
+            self.retake(id, seen);
+        }
+        for done in flush.late {
+            self.start_flush(id, done);
         }
         self.wake_waiting(id);
     }

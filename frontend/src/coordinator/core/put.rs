@@ -39,6 +39,14 @@ pub(super) enum Delivery {
     Never,
 }
 
+impl Put {
+    /// Some replica holds this put or an earlier one of its batch, or may do so yet.
+    fn may_be_stored(&self) -> bool {
+        let stored = |d: Delivery| matches!(d, Delivery::Stored | Delivery::Pending);
+        self.touched || self.batch.touched || self.replicas.iter().any(|(_, d)| stored(*d))
+    }
+}
+
 impl Core {
     /// Puts the content of an earlier put of the same batch again, under a fresh ballot.
     pub(super) fn rewrite(&mut self, id: Id, batch: Batch, row: Row) {
@@ -102,8 +110,9 @@ impl Core {
             return self.start_put(id, batch, row);
         }
         match origin {
-            // Nothing changed, and a majority holds just this: the read was the answer (design 4, GET).
-            Origin::Replicas { chosen: true, ballot, holder } if !expired => {
+            // Nothing changed, and a majority holds just this: the read was the answer (design 4, GET). Not after an
+            // earlier attempt that did change something: a put above that one must keep it from coming back.
+            Origin::Replicas { chosen: true, ballot, holder } if !expired && !batch.touched => {
                 let clock = base.as_ref().map(|row| row.clock.clone()).unwrap_or_default();
                 let synchronous = vec![self.name(holder)];
                 let written = Written { ballot, clock, synchronous, asynchronous: None };
@@ -210,14 +219,13 @@ impl Core {
             }
         } else if put.tracker.unreachable() {
             if has(Delivery::Deposed) {
-                let Some(put) = self.take_put(id) else { return };
-                self.retake(partition);
-                self.wait(id, Some(put.batch));
+                let Some(mut put) = self.take_put(id) else { return };
+                put.batch.touched |= put.may_be_stored();
+                self.retake(partition, put.row.ballot.promise());
+                self.resume(id, put.batch);
                 return self.put_ended(partition);
             }
-            let untouched =
-                !put.touched && !has(Delivery::Stored) && !has(Delivery::Pending) && !has(Delivery::Again);
-            let error = if untouched { self.no_quorum(partition) } else { OpError::Uncertain };
+            let error = if put.may_be_stored() { OpError::Uncertain } else { self.no_quorum(partition) };
             self.fail_put(id, error)
         } else if has(Delivery::Again) && !put.timer_set {
             put.timer_set = true;
@@ -234,8 +242,7 @@ impl Core {
         let Phase::Put(put) = &mut slot.phase else { return };
         put.timer_set = false;
         put.attempts += 1;
-        let untouched = !put.touched
-            && put.replicas.iter().all(|(_, d)| !matches!(d, Delivery::Stored | Delivery::Pending));
+        let untouched = !put.may_be_stored();
         if untouched && now >= put.began + grace {
             // Everybody refused, and nobody changed their mind: it was not applied and never will be.
             let busy = put.only_busy;
@@ -286,7 +293,7 @@ impl Core {
         slot.known = None;
         let partition = slot.partition;
         if error == OpError::Uncertain {
-            self.retake(partition);
+            self.retake(partition, put.row.ballot.promise());
         }
         self.finish_err(put.batch, error);
         self.put_ended(partition);

@@ -91,11 +91,19 @@ pub(super) struct Batch {
     pub(super) sent: SmallVec<[Ballot; 1]>,
     /// Ballots of earlier applications, which were found not to have happened.
     pub(super) abandoned: SmallVec<[Ballot; 1]>,
+    /// A minority may hold one of these puts, and whoever meets it there makes it happen: until a put above them is
+    /// acknowledged nobody can say that the operations were not applied.
+    pub(super) touched: bool,
 }
 
 impl Batch {
     pub(super) fn deadline(&self) -> Duration {
         self.ops.first().map_or(Duration::ZERO, |op| op.deadline)
+    }
+
+    /// Why the batch failed: `unapplied`, if that is certain.
+    pub(super) fn failure(&self, unapplied: OpError) -> OpError {
+        if self.touched { OpError::Uncertain } else { unapplied }
     }
 }
 
@@ -143,8 +151,9 @@ impl Core {
             }
         };
         let partition = slot.partition;
+        self.stop_waiting(partition, id);
         if let Some(waited) = batch.take_if(|b| self.now >= b.deadline()) {
-            let error = if waited.sent.is_empty() { self.no_quorum(partition) } else { OpError::Uncertain };
+            let error = waited.failure(self.no_quorum(partition));
             self.finish_err(waited, error);
         }
         self.expire_queue(id);
@@ -193,6 +202,13 @@ impl Core {
         }
     }
 
+    /// Goes on with a batch from its base, at once if the partition is ready for it.
+    pub(super) fn resume(&mut self, id: Id, batch: Batch) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        slot.phase = Phase::Waiting { batch: Some(batch) };
+        self.advance(id);
+    }
+
     pub(super) fn wait(&mut self, id: Id, batch: Option<Batch>) {
         let Some(slot) = self.slots.get_mut(id) else { return };
         slot.phase = Phase::Waiting { batch };
@@ -220,7 +236,7 @@ impl Core {
     }
 
     /// Whether the slot still does what it did in this round.
-    pub(super) fn is_current(&self, id: Id, round: u32) -> bool {
+    pub(super) fn awaits(&self, id: Id, round: u32) -> bool {
         self.slots.get(id).is_some_and(|slot| slot.round == round && !matches!(slot.phase, Phase::Idle))
     }
 
@@ -284,5 +300,5 @@ fn form_batch(queue: &mut VecDeque<Queued>) -> Batch {
             break;
         }
     }
-    Batch { ops, sent: SmallVec::new(), abandoned: SmallVec::new() }
+    Batch { ops, sent: SmallVec::new(), abandoned: SmallVec::new(), touched: false }
 }

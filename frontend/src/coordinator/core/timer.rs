@@ -19,6 +19,8 @@ pub(super) enum Timer {
     Slot(Id, u32),
     /// A take-over or flush is to do so.
     Partition(PartitionId),
+    /// A flush is to give up.
+    Flush(PartitionId),
 }
 
 #[derive(Default)]

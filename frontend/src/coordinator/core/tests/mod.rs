@@ -1,5 +1,6 @@
 //! The core against modelled replicas: directed cases, and random schedules whose histories are checked.
 
+mod contended;
 mod directed;
 mod linearizable;
 mod random;

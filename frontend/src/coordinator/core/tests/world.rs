@@ -173,6 +173,14 @@ impl World {
         }
     }
 
+    /// Delivers everything, in order, until such a packet comes; that one stays on the wire.
+    pub(super) fn run_until(&mut self, mut stop: impl FnMut(&Packet) -> bool) {
+        while self.wire.first().is_some_and(|packet| !stop(packet)) {
+            let packet = self.wire.remove(0);
+            self.deliver(packet);
+        }
+    }
+
     pub(super) fn run_all(&mut self) {
         self.run(|_| false);
     }
