@@ -31,6 +31,9 @@ const CORES: usize = 4;
 /// Timers are looked at this often while any is set.
 const TICK: Duration = Duration::from_millis(5);
 
+/// A tick that is later than this says that the process was held up.
+const HELD_UP: Duration = Duration::from_millis(50);
+
 struct Shard {
     core: Mutex<Core>,
     /// Microseconds since the origin; `u64::MAX`: no timer.
@@ -142,8 +145,16 @@ impl Cluster {
     }
 
     /// Runs the cores' timers, for as long as it is polled.
+    ///
+    /// Timers that are late because this process was held up wait until the replies that came meanwhile have had their
+    /// turn: otherwise an overload here would look like dead workers.
     pub async fn run_timers(&self) {
+        let mut due = Instant::now() + TICK;
         loop {
+            if due.elapsed() > HELD_UP {
+                tokio::time::sleep(TICK).await;
+            }
+            due = Instant::now() + TICK;
             let Some(formed) = self.formed() else {
                 self.timers_set.notified().await;
                 continue;
