@@ -36,9 +36,20 @@ pub(crate) fn worker(
     exit_with_parent: bool,
 ) -> anyhow::Result<()> {
     let (config, process) = crate::settings::worker::read(flags, env)?;
+    end_on_panic();
     run("worker", &process, exit_with_parent, async move |metrics, shutdown| {
         linked::worker(config, metrics, shutdown).await
     })
+}
+
+/// A worker of which one task has panicked would hold writes that are never answered, or answer what it no longer knows.
+/// Dead, it is a case that everybody knows how to handle.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 /// The calls into the libraries.

@@ -34,6 +34,9 @@ pub async fn run(coordinator: Coordinator, interval: Duration) {
 /// their deletion does not know better, never keep the rounds from those behind them.
 pub async fn sweep(coordinator: &Coordinator, from: Option<ScanPosition>) -> Option<ScanPosition> {
     let filter = ScanFilter { limit: PAGE, with_data: false, expired_by: Some(UnixMillis::now()) };
+    // All replicas, where all can be reached: one that missed the deletion, and so lists the row, is repaired by it.
+    let whole = coordinator.status().partitions.under_replicated == 0;
+    let level = if whole { ReadLevel::All } else { ReadLevel::Quorum };
     let mut from = from.or_else(|| PartitionId::new(0).map(ScanPosition::start_of));
     for _ in 0..PAGES_MAX {
         let Some(position) = from else { break };
@@ -44,7 +47,7 @@ pub async fn sweep(coordinator: &Coordinator, from: Option<ScanPosition>) -> Opt
                 break;
             }
         };
-        let reads = page.rows.into_iter().map(|row| coordinator.read(row.key, ReadLevel::Quorum));
+        let reads = page.rows.into_iter().map(|row| coordinator.read(row.key, level));
         // What fails is found again in the next round.
         stream::iter(reads).buffer_unordered(AT_ONCE).for_each(|_| async {}).await;
         from = page.next;
