@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 use super::account::Account;
 use super::datadir::DataDir;
 use super::part::{Action, Exited, Handle, Kind, Probe, Spec};
+use super::ports::Ports;
 use super::postgres::find::Installation;
 use super::postgres::server::Server;
 use super::progress::Progress;
-use super::{Parts, death, ports, welcome};
+use super::{Parts, death, welcome};
 use crate::http;
 
 /// A database may have to replay much of its log after a crash.
@@ -42,6 +43,8 @@ pub(super) struct Plan {
     pub(super) installation: Installation,
     pub(super) cluster_id: String,
     pub(super) workers: Vec<String>,
+    /// Where further ones come from.
+    pub(super) ports: Ports,
     pub(super) resp: SocketAddr,
     pub(super) rest: SocketAddr,
     pub(super) password: bool,
@@ -55,26 +58,29 @@ pub(super) struct Cluster {
     ready_url: String,
     version: String,
     psql: String,
+    /// Kept until the end, for parts that are started again.
+    _ports: Ports,
 }
 
 impl Cluster {
     /// Makes the parts, starts none.
     pub(super) fn new(
-        plan: Plan,
+        mut plan: Plan,
         hurry: &CancellationToken,
         exits: mpsc::Sender<Exited>,
     ) -> anyhow::Result<Self> {
         let client = http::Client::new("http:")?;
         let exe = std::env::current_exe().context("finding this program")?;
         // Chosen once: the workers are told, and a frontend that is started again must be found there.
-        let grpc = ports::internal()?;
+        let grpc = plan.ports.internal()?;
         let part = |spec| Handle::new(spec, hurry.clone(), exits.clone());
         let mut databases = Vec::new();
         let mut workers = Vec::new();
         for id in &plan.workers {
             let server = Server::new(&plan.dir, &plan.run_dir, id);
             server.configure(&plan.dir, &plan.account)?;
-            workers.push(part(worker(&plan, &exe, id, &server, grpc, client.clone())?));
+            let metrics = plan.ports.internal()?;
+            workers.push(part(worker(&plan, &exe, id, &server, grpc, metrics, client.clone())));
             databases.push(part(database(&plan, id, server)));
         }
         let psql = plan.workers.first().map(|id| Server::new(&plan.dir, &plan.run_dir, id).psql());
@@ -88,6 +94,7 @@ impl Cluster {
             ready_url: format!("http://{}/readyz", welcome::dial(plan.rest)),
             version: plan.installation.version.to_string(),
             psql,
+            _ports: plan.ports,
         })
     }
 
@@ -193,9 +200,9 @@ fn worker(
     id: &str,
     server: &Server,
     frontend: SocketAddr,
+    metrics: SocketAddr,
     client: http::Client,
-) -> anyhow::Result<Spec> {
-    let metrics = ports::internal()?;
+) -> Spec {
     let args = vec![
         "worker".to_owned(),
         flag("id", id),
@@ -207,7 +214,7 @@ fn worker(
         flag("metrics-listen", metrics),
         flag("frontends", frontend),
     ];
-    Ok(role(plan, exe, id.to_owned(), Kind::Worker, args, metrics, client))
+    role(plan, exe, id.to_owned(), Kind::Worker, args, metrics, client)
 }
 
 fn frontend(plan: &Plan, exe: &std::path::Path, grpc: SocketAddr, client: http::Client) -> Spec {

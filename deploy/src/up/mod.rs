@@ -38,6 +38,7 @@ use self::account::Account;
 use self::cluster::{Cluster, Plan};
 use self::datadir::{DataDir, Manifest, Running};
 use self::part::Exited;
+use self::ports::Ports;
 use self::postgres::find::{self, Installation, NotFound};
 use self::postgres::server::{SOCKET_PATH_MAX, Server};
 use self::postgres::{create, fetch};
@@ -98,8 +99,9 @@ async fn up(args: UpArgs, progress: &Progress) -> anyhow::Result<()> {
     if args.resp == args.rest && args.resp.port() != 0 {
         bail!("--resp and --rest are both {}: RESP and REST need a port each", args.resp);
     }
-    let resp = ports::for_clients(args.resp, "--resp")?;
-    let rest = ports::for_clients(args.rest, "--rest")?;
+    let mut ports = Ports::default();
+    let resp = ports.for_clients(args.resp, "--resp")?;
+    let rest = ports.for_clients(args.rest, "--rest")?;
     let ephemeral = match args.ephemeral {
         true => Some(
             tempfile::Builder::new().prefix("tercet-").tempdir().context("creating a temporary directory")?,
@@ -137,6 +139,7 @@ async fn up(args: UpArgs, progress: &Progress) -> anyhow::Result<()> {
         installation,
         cluster_id: manifest.cluster_id,
         workers,
+        ports,
         resp,
         rest,
         password: password.is_some(),
