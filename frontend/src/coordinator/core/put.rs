@@ -49,10 +49,11 @@ impl Put {
 
 impl Core {
     /// Puts the content of an earlier put of the same batch again, under a fresh ballot.
-    pub(super) fn rewrite(&mut self, id: Id, batch: Batch, row: Row) {
+    pub(super) fn rewrite(&mut self, id: Id, mut batch: Batch, row: Row) {
         let Some((ballot, clock)) = self.next_version(id) else {
             return self.wait(id, Some(batch));
         };
+        batch.restamp(ballot, &clock, |version| version == row.ballot);
         self.start_put(id, batch, Row { ballot, clock, ..row });
     }
 
@@ -67,10 +68,11 @@ impl Core {
 
     /// Runs the batch's operations over the base, one after the other, and puts what comes out.
     pub(super) fn apply(&mut self, id: Id, mut batch: Batch, base: Option<Row>, origin: Origin) {
-        let Some((ballot, clock)) = self.next_version(id) else {
+        let Some(slot) = self.slots.get(id) else { return };
+        let (key, partition) = (slot.key.clone(), slot.partition);
+        if self.partition(partition).is_none_or(|p| p.promise().is_none()) {
             return self.wait(id, Some(batch));
-        };
-        let Some(key) = self.slots.get(id).map(|slot| slot.key.clone()) else { return };
+        }
         let (wall, max) = (self.wall, self.tuning.value_bytes_max);
         let expired =
             base.as_ref().is_some_and(|row| row.content.expires_at().is_some() && !row.content.is_live(wall));
@@ -83,6 +85,7 @@ impl Core {
             }
             applied += 1;
             op.error = None;
+            op.version = next.as_ref().or(base.as_ref()).map(|row| (row.ballot, row.clock.clone()));
             let live = next.as_ref().or(base.as_ref()).filter(|row| row.content.is_live(wall));
             match &mut op.item {
                 Item::Confirm { seen, .. } => *seen = live.cloned(),
@@ -94,10 +97,18 @@ impl Core {
                         }
                         Change::Write(content) => {
                             bytes += content.data_len();
-                            next = Some(Row { key: key.clone(), ballot, clock: clock.clone(), content });
+                            // A version for each, although only the last is put: who holds an earlier one as ETag must
+                            // find that it no longer stands.
+                            let Some((ballot, clock)) = self.next_version(id) else { break };
+                            op.version = Some((ballot, clock.clone()));
+                            next = Some(Row { key: key.clone(), ballot, clock, content });
                         }
                     }
                 }
+            }
+            if origin == Origin::Blind && next.is_none() {
+                // The blind write did not come about, and those behind it must not take the key for absent.
+                return self.start_base(id, batch);
             }
         }
         if let Some(slot) = self.slots.get_mut(id) {
@@ -125,6 +136,10 @@ impl Core {
                 self.out.counts.expired += u64::from(expired);
                 self.out.counts.repairs_rewritten += u64::from(!expired);
                 let content = base.filter(|_| !expired).map_or(Content::Tombstone, |row| row.content);
+                let Some((ballot, clock)) = self.next_version(id) else {
+                    return self.wait(id, Some(batch));
+                };
+                batch.restamp(ballot, &clock, |_| true);
                 self.start_put(id, batch, Row { key, ballot, clock, content });
             }
         }

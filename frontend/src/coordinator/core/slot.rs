@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use tercet_common::quorum::majority;
-use tercet_common::{Ballot, Key, PartitionId, Row};
+use tercet_common::{Ballot, Key, PartitionId, Row, VectorClock};
 
 use super::super::api::{Found, OpError, ReadOp, Update, WriteLevel, WriteOp, Written};
 use super::arena::Id;
@@ -22,6 +22,8 @@ pub(super) struct Queued {
     pub(super) deadline: Duration,
     /// Why this one fails although the put it shares succeeds.
     pub(super) error: Option<OpError>,
+    /// The version that it made or found, which is not the put's where a later operation of the batch wrote again.
+    pub(super) version: Option<(Ballot, VectorClock)>,
 }
 
 pub(super) enum Item {
@@ -40,11 +42,18 @@ pub(super) enum Item {
 impl Queued {
     pub(super) fn write(op: WriteOp, since: Duration, deadline: Duration) -> Self {
         let item = Item::Write { update: op.update, blind: op.blind, level: op.level };
-        Self { key: op.key, item, since, deadline, error: None }
+        Self { key: op.key, item, since, deadline, error: None, version: None }
     }
 
     pub(super) fn confirm(op: ReadOp, since: Duration, deadline: Duration) -> Self {
-        Self { key: op.key.clone(), item: Item::Confirm { op, seen: None }, since, deadline, error: None }
+        Self {
+            key: op.key.clone(),
+            item: Item::Confirm { op, seen: None },
+            since,
+            deadline,
+            error: None,
+            version: None,
+        }
     }
 
     pub(super) fn is_blind(&self) -> bool {
@@ -97,6 +106,15 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// A version is put again under a fresh ballot: operations that answer it answer the fresh one.
+    pub(super) fn restamp(&mut self, ballot: Ballot, clock: &VectorClock, old: impl Fn(Ballot) -> bool) {
+        for op in &mut self.ops {
+            if op.version.as_ref().is_none_or(|(version, _)| old(*version)) {
+                op.version = Some((ballot, clock.clone()));
+            }
+        }
+    }
+
     pub(super) fn deadline(&self) -> Duration {
         self.ops.first().map_or(Duration::ZERO, |op| op.deadline)
     }
@@ -262,7 +280,12 @@ impl Core {
     }
 
     pub(super) fn finish_op(&mut self, op: Queued, outcome: Result<Written, OpError>) {
-        let outcome = outcome.and_then(|written| op.error.map_or(Ok(written), Err));
+        let outcome = outcome.and_then(|mut written| {
+            if let Some(version) = op.version {
+                (written.ballot, written.clock) = version;
+            }
+            op.error.map_or(Ok(written), Err)
+        });
         let completion = match op.item {
             Item::Write { update, blind, .. } => {
                 Completion::Write { update, outcome, blind, since: op.since }
@@ -282,7 +305,7 @@ impl Core {
 
 /// What a read that went along with a put answers.
 fn found(seen: Option<Row>, written: &Written) -> Option<Found> {
-    let row = seen?;
+    let row = Row { ballot: written.ballot, clock: written.clock.clone(), ..seen? };
     let source = written.synchronous.first()?.clone();
     Some(Found { row, source })
 }

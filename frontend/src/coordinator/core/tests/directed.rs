@@ -170,8 +170,13 @@ fn a_version_that_only_a_minority_holds_is_rewritten_before_it_is_answered() {
     world.with(1, |core| core.peer(2, false));
     let get = world.get(1, "k");
     world.run_all();
-    assert_eq!(text(&get.take().unwrap().unwrap().unwrap().row), "new");
-    assert_eq!(text(&world.replicas[1].rows[&key("k")]), "new");
+    let row = get.take().unwrap().unwrap().unwrap().row;
+    assert_eq!(text(&row), "new");
+    assert_eq!(
+        row,
+        world.replicas[1].rows[&key("k")],
+        "the version that stands now, not the one it replaced"
+    );
 }
 
 #[test]
@@ -304,6 +309,32 @@ fn a_flush_that_a_replica_missed_is_repaired_whoever_owns_the_partition_then() {
         tercet_common::ReplicaRequest::Get { epoch: tercet_common::Epoch(1), key: key("k"), digest: false };
     let tercet_common::ReplicaReply::Version(held) = world.replicas[2].handle(get) else { panic!() };
     assert_eq!((held.ballot, held.row), (*ballot, None));
+}
+
+#[test]
+fn operations_that_share_a_put_answer_different_versions() {
+    let mut world = World::new(1);
+    world.set(0, "k", "first");
+    let (a, get, b) = (world.set(0, "k", "a"), world.get(0, "k"), world.set(0, "k", "b"));
+    world.run_all();
+    let [a, b] = [a, b].map(|answer| answer.take().unwrap().unwrap().ballot);
+    let stored = world.replicas[0].rows[&key("k")].ballot;
+    assert_eq!((b, a < b), (stored, true), "a's version must not pass for the one that stands");
+    assert_eq!(get.take().unwrap().unwrap().unwrap().row.ballot, a);
+}
+
+#[test]
+fn what_waits_behind_a_blind_write_that_is_too_large_sees_the_key_as_it_is() {
+    let mut world = World::new(2);
+    world.set(1, "k", "41");
+    world.run_all();
+    // Both wait for the other frontend to take the partition over, and then go together.
+    let big = world.set(0, "k", &"x".repeat(2_000));
+    let (incr, made) = world.incr(0, "k");
+    world.run_all();
+    assert_eq!(big.take().unwrap(), Err(OpError::ValueTooLarge { len: 2_000, max: 1_024 }));
+    assert!(incr.take().unwrap().is_ok());
+    assert_eq!(*made.lock().unwrap(), 42);
 }
 
 #[test]
