@@ -406,8 +406,12 @@ mod tests {
     const STOP: &[(Signal, Duration)] = &[(Signal::SIGTERM, Duration::from_secs(60))];
 
     /// Says that it runs the way PostgreSQL does, then does `then`.
-    fn fake(dir: &Path, then: &str) -> Spec {
-        let script = format!("printf '%s\\n\\n\\n\\n\\n\\n\\nready\\n' $$ > postmaster.pid; {then}");
+    fn running(then: &str) -> String {
+        format!("printf '%s\\n\\n\\n\\n\\n\\n\\nready\\n' $$ > postmaster.pid; {then}")
+    }
+
+    fn fake(dir: &Path, script: &str) -> Spec {
+        let script = script.to_owned();
         let place = dir.to_owned();
         Spec {
             id: "w1-db".to_owned(),
@@ -426,18 +430,18 @@ mod tests {
         }
     }
 
-    async fn with<F: AsyncFnOnce(Handle, CancellationToken, mpsc::Receiver<Exited>)>(then: &str, body: F) {
+    async fn with<F: AsyncFnOnce(Handle, CancellationToken, mpsc::Receiver<Exited>)>(script: &str, body: F) {
         let dir = tempfile::tempdir().unwrap();
         let (exits, seen) = mpsc::channel(8);
         let hurry = CancellationToken::new();
-        let spec = fake(dir.path(), then);
+        let spec = fake(dir.path(), script);
         let local = tokio::task::LocalSet::new();
         local.run_until(async { body(Handle::new(spec, hurry.clone(), exits), hurry, seen).await }).await;
     }
 
     #[tokio::test]
     async fn starts_stops_and_starts_again() {
-        with("exec sleep 1000", async |part, _, _| {
+        with(&running("exec sleep 1000"), async |part, _, _| {
             assert_eq!(part.status().state, State::Stopped);
             part.act(Action::Start).await.unwrap();
             assert_eq!(part.status().state, State::Running);
@@ -456,7 +460,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_exit_that_nobody_asked_for_is_reported_with_the_end_of_the_log() {
-        with("echo no memory; read line < go; exit 7", async |part, _, mut exits| {
+        with(&running("echo no memory; read line < go; exit 7"), async |part, _, mut exits| {
             let log = part.status().log;
             let dir = log.parent().unwrap();
             nix::unistd::mkfifo(&dir.join("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -475,7 +479,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_start_says_why() {
-        with("rm postmaster.pid; echo FATAL: out of luck; exit 1", async |part, _, _| {
+        with("echo FATAL: out of luck; exit 1", async |part, _, _| {
             let error = part.act(Action::Start).await.unwrap_err();
             assert!(error.contains("code 1") && error.contains("out of luck"), "{error}");
             assert_eq!(part.status().state, State::Exited);
@@ -485,7 +489,7 @@ mod tests {
 
     #[tokio::test]
     async fn hurry_ends_a_part_that_ignores_its_signal() {
-        with("trap '' TERM; while :; do sleep 1000; done", async |part, hurry, _| {
+        with(&running("trap '' TERM; while :; do sleep 1000; done"), async |part, hurry, _| {
             part.act(Action::Start).await.unwrap();
             let (outcome, ()) = tokio::join!(part.act(Action::Stop), async { hurry.cancel() });
             assert!(outcome.unwrap().contains("was killed"));

@@ -332,6 +332,7 @@ fn what_waits_behind_a_blind_write_that_is_too_large_sees_the_key_as_it_is() {
     let big = world.set(0, "k", &"x".repeat(2_000));
     let (incr, made) = world.incr(0, "k");
     world.run_all();
+    world.pass(Duration::from_secs(1), |_| false);
     assert_eq!(big.take().unwrap(), Err(OpError::ValueTooLarge { len: 2_000, max: 1_024 }));
     assert!(incr.take().unwrap().is_ok());
     assert_eq!(*made.lock().unwrap(), 42);
