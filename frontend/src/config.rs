@@ -20,7 +20,7 @@ pub struct Config {
     pub grpc_listen: SocketAddr,
     /// Demanded from RESP clients (AUTH, HELLO AUTH) and REST clients (Bearer).
     pub password: Option<Secret>,
-    /// Lets clients in without a password on a bind that is not loopback.
+    /// Without a password, refuses clients where others than this machine could reach the listener.
     pub protected_mode: bool,
     pub clients_max: usize,
     /// Commands of one connection that may be in flight at once.
