@@ -42,7 +42,9 @@ pub(super) enum Delivery {
 impl Put {
     /// Some replica holds this put or an earlier one of its batch, or may do so yet.
     fn may_be_stored(&self) -> bool {
-        let stored = |d: Delivery| matches!(d, Delivery::Stored | Delivery::Pending);
+        // A refusal for a higher promise speaks of the copy that it answers: an earlier copy of the same put, on a network
+        // that doubles messages, may have come before that promise.
+        let stored = |d: Delivery| matches!(d, Delivery::Stored | Delivery::Pending | Delivery::Deposed);
         self.touched || self.batch.touched || self.replicas.iter().any(|(_, d)| stored(*d))
     }
 }

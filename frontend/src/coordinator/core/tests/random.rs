@@ -238,8 +238,10 @@ fn finish(world: &mut World, seed: u64) {
 #[test]
 fn random_schedules_are_linearizable() {
     const SEEDS: u64 = 1_500;
+    /// Seeds that once failed. 19,893: a put of which one copy was stored and a later copy refused was called not applied.
+    const ONCE_FAILED: [u64; 1] = [19_893];
     let mut answered = 0;
-    for seed in 0..SEEDS {
+    for seed in (0..SEEDS).chain(ONCE_FAILED) {
         for history in schedule(seed) {
             answered += history.iter().filter(|e| e.returned != u64::MAX).count();
             assert!(is_linearizable(&history), "seed {seed}: {history:#?}");
