@@ -64,7 +64,7 @@ const HELP: Spec = Spec {
 };
 
 const DOCTOR_TEXT: &str = "Nothing is kept in memory but bounded caches and what is in flight; see the metrics \
-                           tercet_worker_cache_bytes and tercet_operation_bytes_in_flight.";
+                           tercet_worker_cache_bytes and tercet_operations_in_flight.";
 
 const HELP_LINES: &[&str] = &[
     "MEMORY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
