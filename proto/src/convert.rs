@@ -4,11 +4,13 @@ use bytes::Bytes;
 use tercet_common::clock::ClockError;
 use tercet_common::key::KeyTooLong;
 use tercet_common::message::Held;
-use tercet_common::ring::MEMBERS_MAX;
+use tercet_common::ring::{MEMBERS_MAX, REPLICAS_MAX};
+use tercet_common::ring_config::Replicas;
 use tercet_common::worker_id::InvalidWorkerId;
 use tercet_common::{
-    Ballot, Content, DataType, Epoch, Incarnation, Key, Member, PartitionId, Promise, Refusal, ReplicaReply,
-    ReplicaRequest, RingConfig, RingError, Row, Term, UnixMillis, VectorClock, WorkerId,
+    Assignment, Ballot, Content, DataType, Epoch, Incarnation, Key, Member, PARTITIONS, PartitionId, Promise,
+    Refusal, ReplicaReply, ReplicaRequest, RingConfig, RingError, Row, Term, UnixMillis, VectorClock,
+    WorkerId,
 };
 
 use crate::v1;
@@ -24,6 +26,8 @@ pub enum WireError {
     DataType(u32),
     #[error("a number is larger than 63 bits")]
     TooLarge,
+    #[error("{0} are malformed or too many")]
+    Malformed(&'static str),
     #[error(transparent)]
     Key(#[from] KeyTooLong),
     #[error(transparent)]
@@ -35,7 +39,7 @@ pub enum WireError {
 }
 
 /// PostgreSQL's `bigint` is signed, so every counter on the wire fits 63 bits.
-fn bounded(value: u64) -> Result<u64, WireError> {
+pub(crate) fn bounded(value: u64) -> Result<u64, WireError> {
     if value > i64::MAX as u64 { Err(WireError::TooLarge) } else { Ok(value) }
 }
 
@@ -153,6 +157,7 @@ pub fn request_to_wire(id: u64, request: ReplicaRequest) -> v1::Request {
             clock: Some((&clock).into()),
             chosen,
         }),
+        ReplicaRequest::Sync(request) => Op::Sync((*request).into()),
     };
     v1::Request { id, op: Some(op) }
 }
@@ -188,6 +193,7 @@ fn op_from_wire(op: v1::request::Op) -> Result<ReplicaRequest, WireError> {
             clock: f.clock.unwrap_or_default().try_into()?,
             chosen: f.chosen,
         },
+        Op::Sync(sync) => ReplicaRequest::Sync(Box::new(sync.try_into()?)),
     })
 }
 
@@ -204,6 +210,7 @@ pub fn reply_to_wire(id: u64, reply: ReplicaReply) -> v1::Reply {
             R::Version(v1::Version { ballot: Some(held.ballot.into()), row: held.row.map(Into::into) })
         }
         ReplicaReply::Unknown => R::Unknown(v1::Unknown {}),
+        ReplicaReply::Synced(reply) => R::Synced((*reply).into()),
         ReplicaReply::Refused(refusal) => R::Refused(v1::Refused {
             reason: Some(match refusal {
                 Refusal::Promise { promised } => Reason::Promised(promised.into()),
@@ -239,6 +246,7 @@ fn result_from_wire(result: v1::reply::Result) -> Result<ReplicaReply, WireError
             row: v.row.map(TryInto::try_into).transpose()?,
         }),
         R::Unknown(_) => ReplicaReply::Unknown,
+        R::Synced(reply) => ReplicaReply::Synced(Box::new(reply.try_into()?)),
         R::Refused(refused) => {
             ReplicaReply::Refused(match refused.reason.ok_or(WireError::Missing("reason"))? {
                 Reason::Promised(p) => Refusal::Promise { promised: p.try_into()? },
@@ -255,18 +263,40 @@ fn result_from_wire(result: v1::reply::Result) -> Result<ReplicaReply, WireError
     })
 }
 
+impl From<Term> for v1::Term {
+    fn from(term: Term) -> Self {
+        Self { n: term.n, incarnation: term.incarnation.0 }
+    }
+}
+
+impl TryFrom<v1::Term> for Term {
+    type Error = WireError;
+    fn try_from(term: v1::Term) -> Result<Self, WireError> {
+        Ok(Self { n: bounded(term.n)?, incarnation: Incarnation(bounded(term.incarnation)?) })
+    }
+}
+
 impl From<&RingConfig> for v1::RingConfiguration {
     fn from(config: &RingConfig) -> Self {
         let member = |m: &Member| v1::RingMember {
             id: m.id.as_str().to_owned(),
             virtual_nodes: m.virtual_nodes,
             zone: m.zone.clone(),
+            uuid: m.uuid.clone(),
+            leaving: m.leaving,
+        };
+        let indexes = |set: &Replicas| set.iter().map(|m| u32::from(*m)).collect();
+        let assignment = |a: &Assignment| v1::RingAssignment {
+            epoch: a.epoch.0,
+            replicas: indexes(&a.replicas),
+            next: a.next.as_ref().map(indexes).unwrap_or_default(),
         };
         Self {
             cluster_id: config.cluster_id.clone(),
             epoch: config.epoch.0,
             replicas: u32::try_from(config.replicas).unwrap_or(u32::MAX),
             members: config.members.iter().map(member).collect(),
+            partitions: config.partitions.iter().map(assignment).collect(),
         }
     }
 }
@@ -278,10 +308,34 @@ impl TryFrom<v1::RingConfiguration> for RingConfig {
             return Err(RingError::Members(config.members.len()).into());
         }
         let member = |m: v1::RingMember| {
-            Ok(Member { id: WorkerId::new(&m.id)?, virtual_nodes: m.virtual_nodes, zone: m.zone })
+            let (id, virtual_nodes, zone) = (WorkerId::new(&m.id)?, m.virtual_nodes, m.zone);
+            Ok(Member { id, uuid: m.uuid, virtual_nodes, zone, leaving: m.leaving })
         };
-        let members = config.members.into_iter().map(member).collect::<Result<_, WireError>>()?;
+        let members: Vec<_> = config.members.into_iter().map(member).collect::<Result<_, WireError>>()?;
         let replicas = usize::try_from(config.replicas).unwrap_or(usize::MAX);
-        Ok(Self::new(config.cluster_id, Epoch(bounded(config.epoch)?), replicas, members)?)
+        let epoch = Epoch(bounded(config.epoch)?);
+        if config.partitions.is_empty() {
+            return Ok(Self::new(config.cluster_id, epoch, replicas, members)?);
+        }
+        if config.partitions.len() != usize::from(PARTITIONS) {
+            return Err(RingError::Partitions(config.partitions.len()).into());
+        }
+        let table = config.partitions.into_iter().map(assignment_from_wire).collect::<Result<_, _>>()?;
+        Ok(Self::from_table(config.cluster_id, epoch, replicas, members, table)?)
     }
+}
+
+fn assignment_from_wire(row: v1::RingAssignment) -> Result<Assignment, WireError> {
+    let set = |indexes: Vec<u32>| {
+        let malformed = || WireError::Malformed("replicas");
+        if indexes.len() > REPLICAS_MAX {
+            return Err(malformed());
+        }
+        indexes
+            .into_iter()
+            .map(|ix| u16::try_from(ix).map_err(|_| malformed()))
+            .collect::<Result<Replicas, _>>()
+    };
+    let next = if row.next.is_empty() { None } else { Some(set(row.next)?) };
+    Ok(Assignment { epoch: Epoch(bounded(row.epoch)?), replicas: set(row.replicas)?, next })
 }

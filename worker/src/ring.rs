@@ -32,7 +32,7 @@ pub(crate) fn membership(
     let replicas = usize::try_from(configuration.replicas).map_err(|e| malformed(&e))?;
     let members = configuration.members.iter().map(|member| {
         let id = WorkerId::new(&member.id).map_err(|e| malformed(&e))?;
-        Ok(Member { id, virtual_nodes: member.virtual_nodes, zone: member.zone.clone() })
+        Ok(Member::named(id, member.virtual_nodes, member.zone.clone()))
     });
     let members = members.collect::<Result<Vec<_>, ConfigureError>>()?;
     let config = RingConfig::new(cluster_id, Epoch(epoch.unsigned_abs()), replicas, members)?;
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn configuration(members: &[&str]) -> v1::RingConfiguration {
-        let member = |id: &&str| v1::RingMember { id: (*id).into(), virtual_nodes: 16, zone: String::new() };
+        let member = |id: &&str| v1::RingMember { id: (*id).into(), virtual_nodes: 16, ..Default::default() };
         let members = members.iter().map(member).collect();
         v1::RingConfiguration { cluster_id: "c".into(), epoch: 1, replicas: 3, members }
     }

@@ -162,7 +162,7 @@ mod tests {
     const NOW: Duration = Duration::ZERO;
 
     fn config(epoch: u64, ids: &[&str]) -> RingConfig {
-        let member = |id: &&str| Member { id: worker(id), virtual_nodes: 128, zone: String::new() };
+        let member = |id: &&str| Member::named(worker(id), 128, "");
         RingConfig::new("c", Epoch(epoch), REPLICAS, ids.iter().map(member).collect()).unwrap()
     }
 

@@ -307,7 +307,7 @@ mod tests {
     }
 
     fn members() -> Members {
-        let ring = ["w1", "w2", "w3"].map(|w| Member { id: id(w), virtual_nodes: 128, zone: String::new() });
+        let ring = ["w1", "w2", "w3"].map(|w| Member::named(id(w), 128, ""));
         let config = RingConfig::new("c", Epoch(1), REPLICAS, ring.to_vec()).unwrap();
         Members::new(DetectorConfig::default(), config)
     }
@@ -462,7 +462,7 @@ mod tests {
         members.registers("w1", "u1", 1, 0).unwrap();
         members.registers("w4", "u4", 1, 0).unwrap();
         members.confirms("w1", "u1", 1);
-        let ring = ["w1", "w4"].map(|w| Member { id: id(w), virtual_nodes: 128, zone: String::new() });
+        let ring = ["w1", "w4"].map(|w| Member::named(id(w), 128, ""));
         members.set_ring(RingConfig::new("c", Epoch(2), REPLICAS, ring.to_vec()).unwrap());
         let asked: Vec<_> = members.to_confirm().into_iter().map(|(id, ..)| id.to_string()).collect();
         assert_eq!(asked, ["w1", "w4"]);

@@ -170,11 +170,7 @@ pub(crate) async fn start_with(
     incarnation: Incarnation,
     timing: Timing,
 ) -> Result<MembershipHandle, StartError> {
-    let member = |w: &crate::config::RingWorker| Member {
-        id: w.id.clone(),
-        virtual_nodes: w.virtual_nodes,
-        zone: w.zone.clone(),
-    };
+    let member = |w: &crate::config::RingWorker| Member::named(w.id.clone(), w.virtual_nodes, w.zone.clone());
     let members = config.workers.iter().map(member).collect();
     let bootstrap = RingConfig::new(config.cluster_id.clone(), Epoch(1), REPLICAS, members)?;
     // Three beats fit the timeout, as with the defaults of 2 s and 6 s.

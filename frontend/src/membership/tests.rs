@@ -103,7 +103,7 @@ impl Worker {
     }
 
     async fn holding(id: &'static str, epoch: u64, members: &[&str]) -> Self {
-        let member = |m: &&str| Member { id: self::id(m), virtual_nodes: 128, zone: String::new() };
+        let member = |m: &&str| Member::named(self::id(m), 128, "");
         let members = members.iter().map(member).collect();
         let config = RingConfig::new("tercet", Epoch(epoch), REPLICAS, members).unwrap();
         let held = Mutex::new(Some((&config).into()));

@@ -69,11 +69,12 @@ pub enum Op {
     Prepare,
     Replicate,
     Flush,
+    Sync,
 }
 
 impl Op {
-    pub const ALL: [Self; 6] =
-        [Self::Put, Self::Get, Self::GetForWrite, Self::Prepare, Self::Replicate, Self::Flush];
+    pub const ALL: [Self; 7] =
+        [Self::Put, Self::Get, Self::GetForWrite, Self::Prepare, Self::Replicate, Self::Flush, Self::Sync];
 
     fn of(request: &ReplicaRequest) -> Self {
         match request {
@@ -83,6 +84,7 @@ impl Op {
             ReplicaRequest::Prepare { .. } => Self::Prepare,
             ReplicaRequest::Replicate { .. } => Self::Replicate,
             ReplicaRequest::Flush { .. } => Self::Flush,
+            ReplicaRequest::Sync(_) => Self::Sync,
         }
     }
 
@@ -94,6 +96,7 @@ impl Op {
             Self::Prepare => "prepare",
             Self::Replicate => "replicate",
             Self::Flush => "flush",
+            Self::Sync => "sync",
         }
     }
 }
@@ -123,6 +126,10 @@ impl Arrival {
             ReplicaRequest::Get { key, .. } | ReplicaRequest::GetForWrite { key, .. } => Slot::of(key),
             ReplicaRequest::Prepare { partition, .. } | ReplicaRequest::Flush { partition, .. } => {
                 Slot { partition: *partition, hash: KeyHash([0; 16]) }
+            }
+            ReplicaRequest::Sync(request) => {
+                let partition = request.scope().map_or(PartitionId::MIN, |(partition, _)| partition);
+                Slot { partition, hash: KeyHash([0; 16]) }
             }
         };
         Self { ticket: Ticket { caller, id, op: Op::of(&request), arrived_us }, slot, request }
@@ -335,7 +342,7 @@ impl Replica {
             return Err(Refusal::NotMember);
         }
         let current = self.partition(slot).promise.epoch;
-        if request.epoch() < current {
+        if request.scope().is_some_and(|(_, epoch)| epoch < current) {
             return Err(Refusal::Epoch { current });
         }
         match request {
@@ -353,6 +360,7 @@ impl Replica {
             ReplicaRequest::Flush { ballot, clock, chosen, .. } => {
                 self.flush(ticket, slot.partition, ballot, clock, chosen)
             }
+            ReplicaRequest::Sync(_) => Err(Refusal::Invalid),
         }
     }
 

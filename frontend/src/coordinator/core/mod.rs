@@ -175,11 +175,12 @@ pub enum CallKind {
     GetForWrite,
     Replicate,
     Flush,
+    Sync,
 }
 
 impl CallKind {
     /// In the order of their discriminants.
-    pub const NAMES: [&str; 6] = ["prepare", "put", "get", "get_for_write", "replicate", "flush"];
+    pub const NAMES: [&str; 7] = ["prepare", "put", "get", "get_for_write", "replicate", "flush", "sync"];
 
     fn of(request: &ReplicaRequest) -> Self {
         match request {
@@ -189,6 +190,7 @@ impl CallKind {
             ReplicaRequest::GetForWrite { .. } => Self::GetForWrite,
             ReplicaRequest::Replicate { .. } => Self::Replicate,
             ReplicaRequest::Flush { .. } => Self::Flush,
+            ReplicaRequest::Sync(_) => Self::Sync,
         }
     }
 }
@@ -330,9 +332,10 @@ impl Core {
             let outcome = match &reply {
                 ReplicaReply::Refused(_) => CallOutcome::Refused,
                 ReplicaReply::Unknown => CallOutcome::Unknown,
-                ReplicaReply::Prepared { .. } | ReplicaReply::Stored | ReplicaReply::Version(_) => {
-                    CallOutcome::Ok
-                }
+                ReplicaReply::Prepared { .. }
+                | ReplicaReply::Stored
+                | ReplicaReply::Version(_)
+                | ReplicaReply::Synced(_) => CallOutcome::Ok,
             };
             self.answer(call, Answer::Reply(reply), outcome);
         }

@@ -103,6 +103,8 @@ impl Replica {
                 self.vectors.entry(partition).or_default().join(&clock);
                 ReplicaReply::Stored
             }
+            // The core asks for none.
+            ReplicaRequest::Sync(_) => ReplicaReply::Refused(Refusal::Invalid),
         })
     }
 }
