@@ -257,7 +257,13 @@ fn malformed_replies_are_refused() {
 fn malformed_ring_configurations_are_refused() {
     let member = |id: &str| v1::RingMember { id: id.to_owned(), virtual_nodes: 128, ..Default::default() };
     let error = |members: Vec<v1::RingMember>| {
-        let config = v1::RingConfiguration { cluster_id: "c".to_owned(), epoch: 1, replicas: 3, members };
+        let config = v1::RingConfiguration {
+            cluster_id: "c".to_owned(),
+            epoch: 1,
+            replicas: 3,
+            members,
+            ..Default::default()
+        };
         RingConfig::try_from(config).unwrap_err()
     };
     assert!(matches!(error(vec![member("no spaces")]), WireError::WorkerId(_)));
