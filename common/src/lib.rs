@@ -13,6 +13,7 @@ pub mod message;
 pub mod metrics;
 pub mod quorum;
 pub mod ring;
+pub mod ring_change;
 pub mod ring_config;
 pub mod ring_register;
 pub mod row;
