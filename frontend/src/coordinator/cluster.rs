@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 use tercet_common::breaker::BreakerState;
 use tercet_common::ring::{Ring, RingConfig};
 use tercet_common::{
-    Ballot, Incarnation, PARTITIONS, PartitionId, ReplicaReply, UnixMillis, VectorClock, WorkerId,
+    Assignment, Ballot, Incarnation, PARTITIONS, PartitionId, ReplicaReply, UnixMillis, VectorClock, WorkerId,
 };
 use tokio::sync::{Notify, oneshot};
 
 use super::api::{Engine, KeyCount, Op, OpError, ScanFilter, ScanPage, ScanPosition, WorkerReadError};
-use super::core::{CallId, Completion, Core, Counts, Ended, Tuning, WorkerIx};
+use super::core::{CallId, Completion, Core, Counts, Ended, Group, Tuning, WorkerIx};
 use super::instruments::Instruments;
 use super::repair::RepairQueue;
 use super::status::{Breaker, ClusterStatus, PartitionStatus, WorkerStatus};
@@ -91,17 +91,17 @@ impl Cluster {
                 Link::new(ix as WorkerIx, id.clone(), self.config.cluster_secret.clone(), seed)
             });
             let links = links.collect();
-            let shards = (0..CORES).map(|shard| self.shard(shard, &config, &ring, names.clone())).collect();
+            let shards = (0..CORES).map(|shard| self.shard(shard, &config, names.clone())).collect();
             let repairs = RepairQueue::new(&names);
             Formed { config, ring, links, shards, repairs }
         });
         &formed.links
     }
 
-    fn shard(&self, shard: usize, config: &RingConfig, ring: &Ring, names: Vec<WorkerId>) -> Shard {
+    fn shard(&self, shard: usize, config: &RingConfig, names: Vec<WorkerId>) -> Shard {
         let mine = PartitionId::all().filter(|id| shard_of(*id) == shard).map(|id| {
-            let replicas = ring.preference_list(id).iter().map(|ix| *ix as WorkerIx).collect();
-            (id, config.epoch, replicas)
+            let Assignment { epoch, replicas, next } = config.assignment(id).clone();
+            (id, Group { epoch, replicas, next })
         });
         let tuning = Tuning {
             hedge_after: self.config.hedge_after,

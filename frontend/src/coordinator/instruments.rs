@@ -96,6 +96,8 @@ impl Instruments {
                     (if *blind { 1 } else { 2 }, outcome.as_ref().err(), since)
                 }
                 Completion::Flush { result, since, .. } => (3, result.as_ref().err(), since),
+                // No client's operation.
+                Completion::Rewrite { .. } => continue,
             };
             self.operations[kind][outcome(error)].increment(1);
             self.seconds[kind].record(now.saturating_sub(*since).as_secs_f64());

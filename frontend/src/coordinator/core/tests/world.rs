@@ -14,7 +14,7 @@ use tercet_common::{
 use super::super::super::api::{
     Change, Found, Op, OpError, ReadLevel, ReadOp, Update, WriteLevel, WriteOp, Written,
 };
-use super::super::{CallId, Core, Tuning, WorkerIx};
+use super::super::{CallId, Core, Group, Tuning, WorkerIx};
 
 pub(super) const TUNING: Tuning = Tuning {
     hedge_after: Duration::from_millis(50),
@@ -129,7 +129,7 @@ impl World {
     pub(super) fn new(frontends: usize) -> Self {
         let names: Vec<WorkerId> = (1..=3).map(|n| WorkerId::new(&format!("w{n}")).unwrap()).collect();
         let core = |n: usize| {
-            let partitions = PartitionId::all().map(|id| (id, Epoch(1), (0..3).collect()));
+            let partitions = PartitionId::all().map(|id| (id, Group::stable(Epoch(1), 0..3)));
             let mut core = Core::new(Incarnation(100 + n as u64), TUNING, names.clone(), partitions);
             (0..3).for_each(|worker| core.peer(worker, true));
             core
