@@ -35,7 +35,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::account::Account;
-use self::cluster::{Cluster, Plan};
+use self::cluster::{Cluster, Desk, Plan};
 use self::datadir::{DataDir, Manifest, Running};
 use self::part::Exited;
 use self::ports::Ports;
@@ -45,9 +45,6 @@ use self::postgres::{create, fetch};
 use self::progress::Progress;
 use self::welcome::Call;
 use crate::cli::{PasswordArgs, UpArgs};
-
-/// Shared with the tasks that answer on the control socket.
-type Parts = Rc<[part::Handle]>;
 
 /// Exits that may wait to be printed.
 const EXITS: usize = 64;
@@ -144,12 +141,11 @@ async fn up(args: UpArgs, progress: &Progress) -> anyhow::Result<()> {
         rest,
         password: password.is_some(),
     };
-    let cluster = Cluster::new(plan, &interrupt.hurry, exits)?;
+    let cluster = Rc::new(Cluster::new(plan, &interrupt.hurry, exits)?);
     let control = run_dir.path.join("control.sock");
     let listener = control::listen(&control)?;
-    let say = progress.clone();
-    let server =
-        tokio::task::spawn_local(control::serve(listener, cluster.parts(), move |text| say.say(text)));
+    let desk = Desk { cluster: Rc::clone(&cluster), progress: progress.clone() };
+    let server = tokio::task::spawn_local(control::serve(listener, Rc::new(desk)));
     dir.set_running(&Running {
         pid: i32::try_from(std::process::id()).unwrap_or_default(),
         control,
