@@ -1,0 +1,1 @@
+//! Rules of ring changes, one each.
