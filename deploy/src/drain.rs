@@ -1,15 +1,14 @@
 //! `tercet drain`: has a worker hand over what it holds, and waits until it has.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use indicatif::{ProgressBar, ProgressStyle};
 use tercet_frontend::coordinator::status::ClusterStatus;
 
 use crate::cli::DrainArgs;
 use crate::frontend::Frontend;
+use crate::progress::Progress;
 
 /// How often the status is looked at.
 const POLL: Duration = Duration::from_millis(500);
@@ -52,19 +51,23 @@ async fn drain(args: &DrainArgs, frontend: &Frontend) -> anyhow::Result<anyhow::
     if args.no_wait {
         return Ok(Ok(format!("{worker} hands over what it holds: see `tercet status`")));
     }
-    let mut shown = Shown::new(worker);
+    let progress = Progress::new();
     loop {
         let status = frontend.status().await?;
         let Some(holds) = holds(&status, worker) else {
             return Ok(Err(anyhow::anyhow!("{worker} is no longer in the ring")));
         };
         if holds == 0 && status.ring.change.is_none() {
-            shown.end();
+            progress.finish();
             return Ok(Ok(format!(
                 "{worker} holds nothing any more: it can be stopped and its data removed"
             )));
         }
-        shown.show(&status, holds);
+        match (&status.ring.change, &status.ring.waiting) {
+            (Some(change), _) => progress.change(change),
+            (None, Some(why)) => progress.news(&format!("{worker} still holds {holds} partitions; waiting: {why}")),
+            (None, None) => progress.news(&format!("{worker} still holds {holds} partitions")),
+        }
         tokio::time::sleep(POLL).await;
     }
 }
@@ -72,54 +75,6 @@ async fn drain(args: &DrainArgs, frontend: &Frontend) -> anyhow::Result<anyhow::
 /// Partitions that it is a replica of; `None`: it is no member.
 fn holds(status: &ClusterStatus, worker: &str) -> Option<usize> {
     status.workers.iter().find(|w| w.id.as_str() == worker).map(|w| w.partitions)
-}
-
-/// A bar on a terminal, else a line whenever something has changed.
-struct Shown {
-    bar: Option<ProgressBar>,
-    line: String,
-    worker: String,
-}
-
-impl Shown {
-    fn new(worker: &str) -> Self {
-        let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}");
-        let bar = style.ok().filter(|_| std::io::stderr().is_terminal()).map(|style| {
-            let bar = ProgressBar::new(0);
-            bar.set_style(style);
-            bar
-        });
-        Self { bar, line: String::new(), worker: worker.to_owned() }
-    }
-
-    fn show(&mut self, status: &ClusterStatus, holds: usize) {
-        let worker = &self.worker;
-        let line = match (&status.ring.change, &status.ring.waiting) {
-            (Some(change), _) => {
-                if let Some(bar) = &self.bar {
-                    bar.set_length(change.copies as u64);
-                    bar.set_position(change.copied as u64);
-                }
-                format!("{}: {} of {} partitions copied", change.what, change.copied, change.copies)
-            }
-            (None, Some(why)) => format!("{worker} still holds {holds} partitions; waiting: {why}"),
-            (None, None) => format!("{worker} still holds {holds} partitions"),
-        };
-        match &self.bar {
-            Some(bar) => bar.set_message(line),
-            None if line != self.line => {
-                eprintln!("{line}");
-                self.line = line;
-            }
-            None => {}
-        }
-    }
-
-    fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
 }
 
 impl Frontend {

@@ -32,6 +32,7 @@ mod healthcheck;
 mod http;
 mod logging;
 mod node;
+mod progress;
 mod role;
 mod settings;
 mod status;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::signal::Signal;
+use tercet_frontend::coordinator::status::{ChangeStatus, ClusterStatus};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -22,7 +23,7 @@ use super::ports::Ports;
 use super::postgres::create;
 use super::postgres::find::Installation;
 use super::postgres::server::Server;
-use super::progress::Progress;
+use crate::progress::Progress;
 use super::{death, welcome};
 use crate::http;
 
@@ -60,6 +61,7 @@ pub(super) struct Cluster {
     frontend: Handle,
     client: http::Client,
     ready_url: String,
+    dir: DataDir,
     psql: String,
     maker: RefCell<Maker>,
     /// One addition at a time.
@@ -105,6 +107,7 @@ impl Cluster {
         let ids = plan.workers.clone();
         let psql = ids.first().map(|id| Server::new(&plan.dir, &plan.run_dir, id).psql());
         let ready_url = format!("http://{}/readyz", welcome::dial(plan.rest));
+        let dir = plan.dir.clone();
         let mut maker = Maker { plan, exe, grpc, client: client.clone(), hurry: hurry.clone(), exits };
         let nodes: Vec<_> = ids.iter().map(|id| maker.node(id)).collect::<anyhow::Result<_>>()?;
         let (databases, workers) = nodes.into_iter().unzip();
@@ -115,6 +118,7 @@ impl Cluster {
             frontend,
             client,
             ready_url,
+            dir,
             psql: psql.unwrap_or_default(),
             maker: RefCell::new(maker),
             adding: tokio::sync::Mutex::new(()),
@@ -188,6 +192,14 @@ impl Cluster {
         progress.step("waiting until every key has a quorum");
         self.wait_until_ready(progress).await;
         Ok(())
+    }
+
+    /// The ring change under way, if the frontend answers and there is one.
+    pub(super) async fn ring_change(&self) -> Option<ChangeStatus> {
+        let (url, password) = (self.ready_url.replace("/readyz", "/admin/status"), self.dir.password());
+        let (code, body) = self.client.get(&url, password.as_deref(), READY_TIMEOUT).await.ok()?;
+        let status: ClusterStatus = serde_json::from_slice(&body).ok().filter(|_| code == 200)?;
+        status.ring.change
     }
 
     async fn wait_until_ready(&self, progress: &Progress) {

@@ -21,7 +21,6 @@ mod logs;
 pub(crate) mod part;
 mod ports;
 mod postgres;
-mod progress;
 mod welcome;
 
 use std::path::{Path, PathBuf};
@@ -30,8 +29,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use tercet_frontend::coordinator::status::ChangeStatus;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::account::Account;
@@ -42,7 +43,7 @@ use self::ports::Ports;
 use self::postgres::find::{self, Installation, NotFound};
 use self::postgres::server::{SOCKET_PATH_MAX, Server};
 use self::postgres::{create, fetch};
-use self::progress::Progress;
+use crate::progress::Progress;
 use self::welcome::Call;
 use crate::cli::{PasswordArgs, UpArgs};
 
@@ -50,6 +51,8 @@ use crate::cli::{PasswordArgs, UpArgs};
 const EXITS: usize = 64;
 /// How often log files are looked at.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
+/// How often the frontend is asked what the ring does.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a cluster until SIGINT, SIGTERM or SIGHUP.
 pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
@@ -242,9 +245,13 @@ async fn watch_over(
     progress: &Progress,
 ) {
     let mut tick = tokio::time::interval(LOG_INTERVAL);
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut changing = None;
     loop {
         tokio::select! {
             () = interrupt.stop.cancelled() => return,
+            _ = look.tick() => show_change(cluster.ring_change().await, &mut changing, progress),
             Some(exit) = exited.recv() => progress.say(&report(&exit, Some(call))),
             _ = tick.tick() => {
                 for log in cluster.logs() {
@@ -254,6 +261,26 @@ async fn watch_over(
                 }
             }
         }
+    }
+}
+
+/// Tells of a ring change: when it begins, how far it is where that can be shown, and when it is over.
+fn show_change(change: Option<ChangeStatus>, shown: &mut Option<String>, progress: &Progress) {
+    match (change, shown.take()) {
+        (Some(change), before) => {
+            if before.as_ref() != Some(&change.what) {
+                progress.say(&format!("{}: {} copies of partitions to be made", change.what, change.copies));
+            }
+            if progress.is_live() {
+                progress.change(&change);
+            }
+            *shown = Some(change.what);
+        }
+        (None, Some(what)) => {
+            progress.finish();
+            progress.say(&format!("{what}: done"));
+        }
+        (None, None) => {}
     }
 }
 
