@@ -15,6 +15,7 @@ pub use memory::{MemoryDisk, MemoryStore};
 pub use postgres::PostgresStore;
 
 use futures_util::future::BoxFuture;
+use tercet_common::sync::DigestEntry;
 use tercet_common::{Ballot, Epoch, KeyHash, PartitionId, Promise, Row, UnixMillis, VectorClock};
 
 /// A partition as it is stored.
@@ -25,6 +26,8 @@ pub struct PartitionRecord {
     pub floor: Ballot,
     /// Versions below it count as tombstones at it.
     pub flush: Ballot,
+    /// The clock of that flush.
+    pub flush_clock: VectorClock,
     /// Join of the clocks of all rows and flushes that were ever stored. A row that came too late counts too.
     pub vector: VectorClock,
     /// The highest ballot of them.
@@ -62,6 +65,44 @@ pub struct CommitBatch {
     pub rows: Vec<Row>,
 }
 
+/// One durable transaction on one partition, for the repair of what it holds. The highest ballot and the clocks of its
+/// rows and its flush count for the partition's record as those of a [`CommitBatch`] do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionChange {
+    pub partition: PartitionId,
+    /// Rows of this partition, sorted by hash, each once. A row is written only over a lower ballot.
+    pub rows: Vec<Row>,
+    /// Deleted where exactly this ballot stands, before the rows are written: a row may take the place of a higher
+    /// ballot that is evicted. Sorted by hash, each once.
+    pub evict: Vec<(KeyHash, Ballot)>,
+    /// The flush becomes exactly this, even a lower one.
+    pub flush: Option<(Ballot, VectorClock)>,
+    /// Raised.
+    pub floor: Ballot,
+    /// Joined.
+    pub vector: VectorClock,
+    /// Raised.
+    pub highest: Ballot,
+    /// Raised.
+    pub promise: Promise,
+}
+
+impl PartitionChange {
+    /// Nothing but a journal row.
+    pub fn none(partition: PartitionId) -> Self {
+        Self {
+            partition,
+            rows: Vec::new(),
+            evict: Vec::new(),
+            flush: None,
+            floor: Ballot::ZERO,
+            vector: VectorClock::new(),
+            highest: Ballot::ZERO,
+            promise: Promise::ZERO,
+        }
+    }
+}
+
 /// What became of one row of a committed batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowOutcome {
@@ -75,7 +116,7 @@ pub enum RowOutcome {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommitOutcome {
-    /// Durable. Outcomes in the order of [`CommitBatch::rows`].
+    /// Durable. Outcomes in the order of [`CommitBatch::rows`] or [`PartitionChange::rows`].
     Committed { journal_seq: u64, rows: Vec<RowOutcome> },
     /// Nothing of it happened or ever will; the store is still good.
     Aborted(StoreError),
@@ -110,6 +151,15 @@ pub struct Page {
     pub rows: Vec<Row>,
     /// Where the scan goes on; `None` at its end.
     pub next: Option<(PartitionId, KeyHash)>,
+}
+
+/// The ballots of a stretch of a partition. It may come short, even empty, and still have a `next`.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Stretch {
+    /// In the order of hashes. Rows below the flush are left out.
+    pub entries: Vec<DigestEntry>,
+    /// Where the next stretch begins; `None` at the end of the partition.
+    pub next: Option<KeyHash>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
