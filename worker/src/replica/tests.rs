@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use tercet_common::message::Held;
 use smallvec::smallvec;
-use tercet_common::{Assignment, Content, Incarnation, Member, RingConfig, Row, Term, VectorClock, WorkerId};
+use tercet_common::{
+    Assignment, Content, Incarnation, Member, RingConfig, Row, SyncReply, SyncRequest, Term, VectorClock,
+    WorkerId,
+};
 
 use super::*;
 use crate::store::{CommitBatch, CommitOutcome, PartitionChange, RowOutcome, StoreError};

@@ -182,7 +182,7 @@ fn a_lost_store_answers_every_errand_once() {
     assert!(matches!(job, ScanJob::Remember { .. }));
     rig.replica.lose();
     let unavailable = refused(Refusal::Unavailable);
-    let expected: Vec<_> = [1, 2, 3, 4, 6].map(|id| (id, unavailable.clone())).to_vec();
+    let expected: Vec<_> = [1, 2, 3, 4, 6].map(|id| (id, unavailable.clone())).into();
     assert_eq!(rig.answers(), expected);
     rig.replica.on_scan(under_way, Ok(ScanResult::Remembered));
     assert_eq!(rig.answers(), [(5, done())], "it was kept, whatever became of the store");
