@@ -33,7 +33,7 @@ pub(crate) use self::replies::ReplyQueue;
 use crate::config::Config;
 use crate::replica::{Answer, Arrival, Limits, Replica, Stats};
 use crate::ring::{self, ConfigureError};
-use crate::store::{CommitOutcome, Count, Identity, Loaded, Page, Store, StoreError, Usage};
+use crate::store::{CommitOutcome, Count, Identity, Loaded, Page, RingRegister, Store, StoreError, Usage};
 
 /// The most rows of one transaction.
 const COMMIT_ROWS_MAX: usize = 4_096;
@@ -171,7 +171,7 @@ impl Engine {
             }
         }
         let refused = |e: ConfigureError| StoreError::Refused(e.to_string());
-        let Some(bytes) = &new.ring else { return Ok(None) };
+        let Some((_, bytes)) = &new.register.ring else { return Ok(None) };
         let held = ring::decode(bytes).map_err(refused)?;
         ring::membership(&held, &self.cluster_id, &self.id).map(Some).map_err(refused)
     }
@@ -437,8 +437,20 @@ impl Engine {
         ring::membership(&sent, &self.cluster_id, &self.id)?;
         let _one_at_a_time = self.configuring.lock().await;
         let _gate = self.pass()?;
-        let bytes = prost::Message::encode_to_vec(&sent);
-        let held = ring::decode(&self.store.keep_ring(Epoch(sent.epoch), bytes).await?)?;
+        let register = self.identity.lock().as_ref().map(|identity| identity.register.clone());
+        let held = match register.and_then(|register| register.ring) {
+            Some((epoch, bytes)) if epoch >= Epoch(sent.epoch) => ring::decode(&bytes)?,
+            _ => {
+                let bytes = prost::Message::encode_to_vec(&sent);
+                let ring = Some((Epoch(sent.epoch), bytes));
+                let register = RingRegister { ring, ..RingRegister::default() };
+                self.store.keep_register(register.clone()).await?;
+                if let Some(identity) = self.identity.lock().as_mut() {
+                    identity.register = register;
+                }
+                sent.clone()
+            }
+        };
         let membership = ring::membership(&held, &self.cluster_id, &self.id)?;
         self.with(|replica| replica.set_membership(membership));
         info!(epoch = held.epoch, members = held.members.len(), as_sent = held == sent, "ring configuration");

@@ -52,7 +52,7 @@ mod tests {
     fn configuration(members: &[&str]) -> v1::RingConfiguration {
         let member = |id: &&str| v1::RingMember { id: (*id).into(), virtual_nodes: 16, ..Default::default() };
         let members = members.iter().map(member).collect();
-        v1::RingConfiguration { cluster_id: "c".into(), epoch: 1, replicas: 3, members }
+        v1::RingConfiguration { cluster_id: "c".into(), epoch: 1, replicas: 3, members, ..Default::default() }
     }
 
     fn partitions(configuration: &v1::RingConfiguration, me: &str) -> usize {

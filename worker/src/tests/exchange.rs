@@ -106,7 +106,13 @@ async fn a_caller_without_the_secret_is_turned_away() {
 fn configuration(members: &[&str]) -> v1::RingConfiguration {
     let member = |id: &&str| v1::RingMember { id: (*id).into(), virtual_nodes: 16, ..Default::default() };
     let members = members.iter().map(member).collect();
-    v1::RingConfiguration { cluster_id: "tercet".into(), epoch: 1, replicas: 1, members }
+    v1::RingConfiguration {
+        cluster_id: "tercet".into(),
+        epoch: 1,
+        replicas: 1,
+        members,
+        ..Default::default()
+    }
 }
 
 #[tokio::test]

@@ -96,7 +96,8 @@ async fn another_database_in_the_place_of_the_first_is_not_used() {
 async fn a_database_of_another_cluster_is_refused_at_start() {
     let (store, _) = ScriptedStore::new();
     let theirs = v1::RingConfiguration { cluster_id: "other".into(), ..Default::default() };
-    store.state.lock().ring = Some(prost::Message::encode_to_vec(&theirs));
+    let ring = Some((tercet_common::Epoch(1), prost::Message::encode_to_vec(&theirs)));
+    store.state.lock().register = crate::store::RingRegister { ring, ..Default::default() };
     let error = Worker::start(config(), store, None).await.err().unwrap();
     let text = "cannot use the database: this worker belongs to cluster `tercet`, not to `other`";
     assert_eq!(error.to_string(), text);
