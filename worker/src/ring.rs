@@ -1,7 +1,7 @@
 //! What a ring configuration means for one worker.
 
 use prost::Message;
-use tercet_common::{Epoch, Member, Ring, RingConfig, RingError, WorkerId};
+use tercet_common::{Epoch, Member, RingConfig, RingError, WorkerId};
 use tercet_proto::v1;
 
 use crate::replica::Membership;
@@ -36,10 +36,7 @@ pub(crate) fn membership(
     });
     let members = members.collect::<Result<Vec<_>, ConfigureError>>()?;
     let config = RingConfig::new(cluster_id, Epoch(epoch.unsigned_abs()), replicas, members)?;
-    let ring = Ring::build(&config.members, config.replicas)?;
-    Ok(Membership::from_fn(|partition| {
-        ring.preference_list(partition).iter().any(|index| ring.members()[*index].id == *me)
-    }))
+    Ok(Membership::from_config(&config, me, ""))
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<v1::RingConfiguration, ConfigureError> {
