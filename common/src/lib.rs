@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod quorum;
 pub mod ring;
 pub mod ring_config;
+pub mod ring_proposer;
 pub mod ring_register;
 pub mod row;
 pub mod sync;

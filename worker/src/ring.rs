@@ -1,91 +1,55 @@
 //! What a ring configuration means for one worker.
 
-use prost::Message;
-use tercet_common::{Epoch, Member, Ring, RingConfig, RingError, WorkerId};
-use tercet_proto::v1;
+use tercet_common::{RingConfig, WorkerId};
 
 use crate::replica::Membership;
 
-/// Why a configuration is not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ConfigureError {
-    #[error("this worker belongs to cluster `{held}`, not to `{sent}`")]
-    OtherCluster { held: String, sent: String },
-    #[error("the ring configuration is invalid: {0}")]
-    Ring(#[from] RingError),
-    #[error("the ring configuration is invalid: {0}")]
-    Malformed(String),
-}
-
-/// Checks a configuration, and derives from it which partitions `me` is a replica of.
-pub(crate) fn membership(
-    configuration: &v1::RingConfiguration,
-    cluster_id: &str,
-    me: &WorkerId,
-) -> Result<Membership, ConfigureError> {
-    if configuration.cluster_id != cluster_id {
-        let sent = configuration.cluster_id.chars().take(80).collect();
-        return Err(ConfigureError::OtherCluster { held: cluster_id.to_owned(), sent });
-    }
-    let malformed = |what: &dyn std::fmt::Display| ConfigureError::Malformed(what.to_string());
-    let epoch = i64::try_from(configuration.epoch).map_err(|e| malformed(&e))?;
-    let replicas = usize::try_from(configuration.replicas).map_err(|e| malformed(&e))?;
-    let members = configuration.members.iter().map(|member| {
-        let id = WorkerId::new(&member.id).map_err(|e| malformed(&e))?;
-        Ok(Member::named(id, member.virtual_nodes, member.zone.clone()))
-    });
-    let members = members.collect::<Result<Vec<_>, ConfigureError>>()?;
-    let config = RingConfig::new(cluster_id, Epoch(epoch.unsigned_abs()), replicas, members)?;
-    let ring = Ring::build(&config.members, config.replicas)?;
-    Ok(Membership::from_fn(|partition| {
-        ring.preference_list(partition).iter().any(|index| ring.members()[*index].id == *me)
-    }))
-}
-
-pub(crate) fn decode(bytes: &[u8]) -> Result<v1::RingConfiguration, ConfigureError> {
-    v1::RingConfiguration::decode(bytes).map_err(|e| ConfigureError::Malformed(e.to_string()))
+/// The partitions of which the worker `me`, over the data `uuid`, is a replica, or is about to be one.
+pub(crate) fn membership(config: &RingConfig, me: &WorkerId, uuid: &str) -> Membership {
+    let mine = config.index_of_identity(me, uuid);
+    Membership::from_fn(|partition| {
+        let everyone = config.assignment(partition).everyone();
+        mine.is_some_and(|mine| everyone.iter().any(|index| usize::from(*index) == mine))
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use tercet_common::PartitionId;
+    use tercet_common::{Epoch, Member, PartitionId};
 
     use super::*;
 
-    fn configuration(members: &[&str]) -> v1::RingConfiguration {
-        let member = |id: &&str| v1::RingMember { id: (*id).into(), virtual_nodes: 16, ..Default::default() };
-        let members = members.iter().map(member).collect();
-        v1::RingConfiguration { cluster_id: "c".into(), epoch: 1, replicas: 3, members }
+    fn config(members: &[(&str, &str)]) -> RingConfig {
+        let member = |(id, uuid): &(&str, &str)| {
+            Member { uuid: (*uuid).to_owned(), ..Member::named(WorkerId::new(id).unwrap(), 16, "") }
+        };
+        RingConfig::new("c", Epoch(1), 3, members.iter().map(member).collect()).unwrap()
     }
 
-    fn partitions(configuration: &v1::RingConfiguration, me: &str) -> usize {
-        let membership = membership(configuration, "c", &WorkerId::new(me).unwrap()).unwrap();
+    fn partitions(config: &RingConfig, me: &str, uuid: &str) -> usize {
+        let membership = membership(config, &WorkerId::new(me).unwrap(), uuid);
         PartitionId::all().filter(|p| membership.contains(*p)).count()
     }
 
     #[test]
     fn the_members_share_all_replicas_of_all_partitions() {
-        let all = ["w1", "w2", "w3", "w4"];
-        let configuration = configuration(&all);
-        let sum: usize = all.iter().map(|me| partitions(&configuration, me)).sum();
+        let all = [("w1", "1"), ("w2", "2"), ("w3", "3"), ("w4", "")];
+        let config = config(&all);
+        let sum: usize = all.iter().map(|(me, uuid)| partitions(&config, me, uuid)).sum();
         assert_eq!(sum, 3 * usize::from(tercet_common::PARTITIONS));
-        assert_eq!(partitions(&configuration, "w5"), 0);
+        assert_eq!(partitions(&config, "w5", "5"), 0);
+        assert_eq!(partitions(&config, "w1", "other data"), 0);
+        assert!(partitions(&config, "w4", "data that was not known") > 0);
     }
 
     #[test]
-    fn a_configuration_of_another_cluster_or_a_broken_one_is_refused() {
-        let me = WorkerId::new("w1").unwrap();
-        let error = membership(&configuration(&["w1"]), "d", &me).unwrap_err();
-        assert_eq!(error.to_string(), "this worker belongs to cluster `d`, not to `c`");
-        for broken in [
-            configuration(&[]),
-            configuration(&["w1", "w1"]),
-            configuration(&["no spaces"]),
-            v1::RingConfiguration { epoch: u64::MAX, ..configuration(&["w1"]) },
-            v1::RingConfiguration { replicas: 0, ..configuration(&["w1"]) },
-        ] {
-            assert!(membership(&broken, "c", &me).is_err(), "{broken:?}");
+    fn a_replica_to_be_holds_the_partition_too() {
+        let mut config = config(&[("w1", "1"), ("w2", "2"), ("w3", "3")]);
+        for row in &mut config.partitions {
+            (row.replicas, row.next) = ([0, 1].into_iter().collect(), Some([1, 2].into_iter().collect()));
         }
-        assert!(decode(&[0xff; 5]).is_err());
+        for (me, uuid) in [("w1", "1"), ("w3", "3")] {
+            assert_eq!(partitions(&config, me, uuid), usize::from(tercet_common::PARTITIONS));
+        }
     }
 }
