@@ -145,13 +145,8 @@ async fn form(
         Ok(view) => view.clone(),
         Err(_) => return,
     };
-    let Some(view) = view else { return };
-    tracing::info!(
-        epoch = view.config.epoch.0,
-        members = view.config.member_list(),
-        "the cluster has formed"
-    );
-    for link in cluster.form(view.config.clone(), view.ring.clone()) {
+    let Some(config) = view else { return };
+    for link in cluster.form(config) {
         let (address, members) = (watch::channel(None), membership.subscribe());
         tasks.spawn(until.clone().run_until_cancelled_owned(follow(link.id().clone(), members, address.0)));
         tasks.spawn(link.clone().run(address.1, cluster.clone(), until.clone()));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tercet_common::breaker::BreakerState;
-use tercet_common::ring::{Ring, RingConfig};
+use tercet_common::ring_config::RingConfig;
 use tercet_common::{
     Ballot, Incarnation, PARTITIONS, PartitionId, ReplicaReply, UnixMillis, VectorClock, WorkerId,
 };
@@ -42,8 +42,7 @@ struct Shard {
 
 /// What exists once the cluster has a ring.
 pub(super) struct Formed {
-    pub(super) config: RingConfig,
-    pub(super) ring: Ring,
+    pub(super) config: Arc<RingConfig>,
     pub(super) links: Vec<Arc<Link>>,
     shards: Vec<Shard>,
     repairs: RepairQueue,
@@ -82,7 +81,7 @@ impl Cluster {
     }
 
     /// Builds cores and links for a ring. Later calls change nothing: ring changes come as epochs of partitions.
-    pub fn form(&self, config: RingConfig, ring: Ring) -> &[Arc<Link>] {
+    pub fn form(&self, config: Arc<RingConfig>) -> &[Arc<Link>] {
         let formed = self.formed.get_or_init(|| {
             let names: Vec<WorkerId> = config.members.iter().map(|m| m.id.clone()).collect();
             self.instruments.name_workers(&names);
@@ -91,17 +90,17 @@ impl Cluster {
                 Link::new(ix as WorkerIx, id.clone(), self.config.cluster_secret.clone(), seed)
             });
             let links = links.collect();
-            let shards = (0..CORES).map(|shard| self.shard(shard, &config, &ring, names.clone())).collect();
+            let shards = (0..CORES).map(|shard| self.shard(shard, &config, names.clone())).collect();
             let repairs = RepairQueue::new(&names);
-            Formed { config, ring, links, shards, repairs }
+            Formed { config, links, shards, repairs }
         });
         &formed.links
     }
 
-    fn shard(&self, shard: usize, config: &RingConfig, ring: &Ring, names: Vec<WorkerId>) -> Shard {
+    fn shard(&self, shard: usize, config: &RingConfig, names: Vec<WorkerId>) -> Shard {
         let mine = PartitionId::all().filter(|id| shard_of(*id) == shard).map(|id| {
-            let replicas = ring.preference_list(id).iter().map(|ix| *ix as WorkerIx).collect();
-            (id, config.epoch, replicas)
+            let row = config.assignment(id);
+            (id, row.epoch, row.replicas.iter().copied().collect())
         });
         let tuning = Tuning {
             hedge_after: self.config.hedge_after,
@@ -261,7 +260,7 @@ impl Cluster {
         let mut partitions = PartitionStatus::default();
         if let Some(formed) = formed {
             partitions = self.partition_status(formed);
-            let ownership = formed.ring.ownership();
+            let ownership = formed.config.ownership();
             for worker in &mut workers {
                 let Some(ix) = formed.config.index_of(&worker.id) else { continue };
                 worker.breaker = match formed.links[ix].breaker_state() {
@@ -291,8 +290,8 @@ impl Cluster {
         let up: Vec<bool> = formed.links.iter().map(|link| link.is_available()).collect();
         let mut status = PartitionStatus { total: usize::from(PARTITIONS), ..PartitionStatus::default() };
         for id in PartitionId::all() {
-            let replicas = formed.ring.preference_list(id);
-            let reachable = replicas.iter().filter(|ix| up[**ix]).count();
+            let replicas = &formed.config.assignment(id).replicas;
+            let reachable = replicas.iter().filter(|ix| up[usize::from(**ix)]).count();
             status.under_replicated += usize::from(reachable < formed.config.replicas);
             status.unavailable +=
                 usize::from(reachable < tercet_common::quorum::majority(formed.config.replicas));

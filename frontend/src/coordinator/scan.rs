@@ -58,7 +58,8 @@ fn available(formed: &Formed) -> Result<Vec<usize>, OpError> {
 /// Whether these workers have a quorum of every partition's replicas among them.
 fn covers(formed: &Formed, workers: &[bool]) -> bool {
     let quorum = majority(formed.config.replicas);
-    let has_quorum = |id| formed.ring.preference_list(id).iter().filter(|ix| workers[**ix]).count() >= quorum;
+    let up = |id| formed.config.assignment(id).replicas.iter().filter(|ix| workers[usize::from(**ix)]).count();
+    let has_quorum = |id| up(id) >= quorum;
     PartitionId::all().all(has_quorum)
 }
 
@@ -172,8 +173,9 @@ fn share_out(
 ) -> Option<BTreeMap<usize, Vec<PartitionId>>> {
     let mut shares: BTreeMap<usize, Vec<PartitionId>> = BTreeMap::new();
     for id in partitions {
-        let counter = formed.ring.preference_list(*id).iter().find(|ix| up[**ix])?;
-        shares.entry(*counter).or_default().push(*id);
+        let replicas = &formed.config.assignment(*id).replicas;
+        let counter = replicas.iter().map(|ix| usize::from(*ix)).find(|ix| up[*ix])?;
+        shares.entry(counter).or_default().push(*id);
     }
     Some(shares)
 }
