@@ -15,6 +15,7 @@ pub mod quorum;
 pub mod ring;
 pub mod ring_change;
 pub mod ring_config;
+pub mod ring_proposer;
 pub mod ring_register;
 pub mod row;
 pub mod sync;

@@ -12,6 +12,7 @@
 //! has ended, and no outcome of an earlier life reaches a replica that was loaded anew.
 
 mod metrics;
+mod register;
 mod replies;
 
 use std::collections::HashMap;
@@ -21,19 +22,20 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tercet_common::backoff::{Backoff, BackoffPolicy};
-use tercet_common::{Epoch, PARTITIONS, WorkerId};
-use tercet_proto::{BATCH_BYTES_TARGET, v1};
+use tercet_common::ring_register::RegisterState;
+use tercet_common::{PARTITIONS, RingConfig, WorkerId};
+use tercet_proto::BATCH_BYTES_TARGET;
 use tokio::sync::{Notify, RwLockReadGuard, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use self::metrics::EngineMetrics;
+pub(crate) use self::register::Refused;
 pub(crate) use self::replies::ReplyQueue;
 use crate::config::Config;
-use crate::replica::{Answer, Arrival, Limits, Replica, Stats};
-use crate::ring::{self, ConfigureError};
-use crate::store::{CommitOutcome, Count, Identity, Loaded, Page, RingRegister, Store, StoreError, Usage};
+use crate::replica::{Answer, Arrival, Limits, Membership, Replica, Stats};
+use crate::store::{CommitOutcome, Count, Identity, Loaded, Page, Store, StoreError, Usage};
 
 /// The most rows of one transaction.
 const COMMIT_ROWS_MAX: usize = 4_096;
@@ -56,8 +58,8 @@ pub struct Engine {
     identity: Mutex<Option<Identity>>,
     journal_seq: AtomicU64,
     open: watch::Sender<bool>,
-    /// One configuration at a time, so that the membership follows what is kept.
-    configuring: tokio::sync::Mutex<()>,
+    /// The ring register as it is kept. One step at a time, so that the membership follows it.
+    register: tokio::sync::Mutex<RegisterState>,
     metrics: EngineMetrics,
     started: Instant,
 }
@@ -87,7 +89,7 @@ impl Engine {
             identity: Mutex::new(None),
             journal_seq: AtomicU64::new(0),
             open: watch::Sender::new(false),
-            configuring: tokio::sync::Mutex::new(()),
+            register: tokio::sync::Mutex::new(RegisterState::default()),
             metrics: EngineMetrics::new(),
             started: Instant::now(),
         }
@@ -129,8 +131,11 @@ impl Engine {
     pub async fn open(&self) -> Result<(), StoreError> {
         let _alone = self.gate.write().await;
         let loaded = self.store.open().await?;
-        let membership = self.check(&loaded)?;
+        let register = self.check(&loaded)?;
         let Loaded { identity, partitions } = loaded;
+        let member = |config: &Arc<RingConfig>| Membership::from_config(config, &self.id, &identity.worker_uuid);
+        let membership = register.decided.as_ref().map(member);
+        *self.register.lock().await = register;
         self.journal_seq.fetch_max(identity.journal_seq, Ordering::Relaxed);
         info!(
             uuid = identity.worker_uuid,
@@ -150,7 +155,7 @@ impl Engine {
     }
 
     /// Whether the data is this worker's, and no older than what it has seen.
-    fn check(&self, loaded: &Loaded) -> Result<Option<crate::replica::Membership>, StoreError> {
+    fn check(&self, loaded: &Loaded) -> Result<RegisterState, StoreError> {
         if loaded.partitions.len() != usize::from(PARTITIONS) {
             let n = loaded.partitions.len();
             return Err(StoreError::Refused(format!("the database has {n} partitions, not {PARTITIONS}")));
@@ -170,10 +175,13 @@ impl Engine {
                 )));
             }
         }
-        let refused = |e: ConfigureError| StoreError::Refused(e.to_string());
-        let Some((_, bytes)) = &new.register.ring else { return Ok(None) };
-        let held = ring::decode(bytes).map_err(refused)?;
-        ring::membership(&held, &self.cluster_id, &self.id).map(Some).map_err(refused)
+        let register = register::register_from_store(&new.register);
+        let register = register.map_err(|error| StoreError::Refused(error.to_string()))?;
+        if let Some(config) = register.decided.as_ref().filter(|config| config.cluster_id != self.cluster_id) {
+            let (held, ours) = (&config.cluster_id, &self.cluster_id);
+            return Err(StoreError::Refused(format!("the data belongs to cluster `{held}`, not to `{ours}`")));
+        }
+        Ok(register)
     }
 
     /// Opens the store for the first time. A database that cannot be reached yet is waited for, up to `patience`;
@@ -428,43 +436,6 @@ impl Engine {
         let _gate = self.pass()?;
         self.store.count(partitions, now).await
     }
-
-    /// Keeps a ring configuration, or answers the one that is held instead.
-    pub(crate) async fn configure(
-        &self,
-        sent: v1::RingConfiguration,
-    ) -> Result<v1::RingConfiguration, Refused> {
-        ring::membership(&sent, &self.cluster_id, &self.id)?;
-        let _one_at_a_time = self.configuring.lock().await;
-        let _gate = self.pass()?;
-        let register = self.identity.lock().as_ref().map(|identity| identity.register.clone());
-        let held = match register.and_then(|register| register.ring) {
-            Some((epoch, bytes)) if epoch >= Epoch(sent.epoch) => ring::decode(&bytes)?,
-            _ => {
-                let bytes = prost::Message::encode_to_vec(&sent);
-                let ring = Some((Epoch(sent.epoch), bytes));
-                let register = RingRegister { ring, ..RingRegister::default() };
-                self.store.keep_register(register.clone()).await?;
-                if let Some(identity) = self.identity.lock().as_mut() {
-                    identity.register = register;
-                }
-                sent.clone()
-            }
-        };
-        let membership = ring::membership(&held, &self.cluster_id, &self.id)?;
-        self.with(|replica| replica.set_membership(membership));
-        info!(epoch = held.epoch, members = held.members.len(), as_sent = held == sent, "ring configuration");
-        Ok(held)
-    }
-}
-
-/// Why a configuration was not taken.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
-    #[error(transparent)]
-    Configuration(#[from] ConfigureError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// One stream's place in the engine.

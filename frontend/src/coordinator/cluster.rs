@@ -22,14 +22,14 @@ use super::api::{
     DrainError, Engine, KeyCount, Op, OpError, ScanFilter, ScanPage, ScanPosition, WorkerReadError,
 };
 use super::asks::Asks;
-use super::core::{CallId, Completion, Core, Counts, Ended, Tuning, WorkerIx};
+use super::core::{CallId, Completion, Core, Counts, Ended, Group, Tuning, WorkerIx};
 use super::gather::{self, Survey};
 use super::instruments::Instruments;
 use super::repair::RepairQueue;
 use super::roster::{Peer, RingState, Roster};
 use super::status::ClusterStatus;
 use crate::config::Config;
-use crate::healing::Healing;
+use crate::healing::shell::Healing;
 use crate::membership::MembershipHandle;
 use crate::replica::link::{Events, Link};
 
@@ -117,6 +117,23 @@ impl Cluster {
     /// The configuration that the cores work with.
     pub(crate) fn ring_config(&self) -> Option<Arc<RingConfig>> {
         self.formed().map(|formed| formed.ring().config.clone())
+    }
+
+    /// A partition's replicas by number; `None` before the cluster has formed.
+    pub(crate) fn group(&self, id: PartitionId) -> Option<Group> {
+        self.formed().map(|formed| formed.ring().group(id))
+    }
+
+    /// The number of a member of the configuration that the cores work with.
+    pub(crate) fn number_of(&self, config: &RingConfig, member: u16) -> Option<WorkerIx> {
+        let ring = self.formed()?.ring();
+        (ring.config.epoch == config.epoch).then(|| ring.workers.get(usize::from(member)).copied())?
+    }
+
+    /// Whether a worker can be asked now.
+    pub(crate) fn is_available(&self, worker: WorkerIx) -> bool {
+        let peer = self.formed().and_then(|formed| formed.roster.get(worker));
+        peer.is_some_and(|peer| peer.link.is_available())
     }
 
     /// Brings a decided configuration to the cores, the first one or a later one, and makes links to members that are

@@ -122,9 +122,9 @@ fn worker(worker: WorkerView) -> WorkerStatus {
 fn role(standing: Standing) -> Role {
     match standing {
         Standing::Spare => Role::Spare,
-        Standing::Joining | Standing::Conflict => Role::Joining,
+        Standing::Joining => Role::Joining,
         Standing::Member => Role::Member,
-        Standing::Replaced => Role::Replaced,
+        Standing::Replaced | Standing::Lost => Role::Replaced,
     }
 }
 

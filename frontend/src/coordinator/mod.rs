@@ -10,7 +10,7 @@ mod gather;
 mod instruments;
 pub mod memory;
 pub mod repair;
-mod roster;
+pub(crate) mod roster;
 mod scan;
 
 pub mod status;

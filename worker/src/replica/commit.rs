@@ -1,6 +1,6 @@
 //! Writes: put, replicate and flush, from their checks to the outcome of their commit.
 
-use tercet_common::{Ballot, PartitionId, Promise, Refusal, ReplicaReply, Row, VectorClock};
+use tercet_common::{Ballot, Epoch, PartitionId, Promise, Refusal, ReplicaReply, Row, VectorClock};
 
 use super::cache::detached;
 use super::reads::Asker;
@@ -103,11 +103,14 @@ impl Replica {
         id: PartitionId,
         ballot: Ballot,
         clock: VectorClock,
-        chosen: bool,
+        chosen: Option<Epoch>,
     ) -> Result<(), Refusal> {
         // One that a quorum holds cannot be refused any more, whoever owns the partition now.
-        let promise = if chosen { fence(ballot.epoch) } else { ballot.promise() };
-        if !chosen {
+        let promise = chosen.map_or(ballot.promise(), fence);
+        if chosen.is_some_and(|epoch| ballot.epoch > epoch) {
+            return Err(Refusal::Invalid);
+        }
+        if chosen.is_none() {
             self.check_promise(id, promise)?;
         }
         self.check_room(FLUSH_WEIGHT)?;

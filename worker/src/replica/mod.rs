@@ -47,7 +47,7 @@ mod writes;
 
 use hashbrown::HashMap;
 use tercet_common::{
-    Ballot, Epoch, Key, KeyHash, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest,
+    Ballot, Epoch, KeyHash, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest,
 };
 
 use self::cache::RowCache;

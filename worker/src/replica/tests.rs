@@ -74,7 +74,7 @@ fn get_for_write(name: &str, promise: Promise) -> ReplicaRequest {
 
 fn flush(ballot: Ballot) -> ReplicaRequest {
     let clock = VectorClock::new().with_dot(ballot.term.incarnation, ballot.seq);
-    ReplicaRequest::Flush { partition: partition(), ballot, clock, chosen: false }
+    ReplicaRequest::Flush { partition: partition(), ballot, clock, chosen: None }
 }
 
 fn sync(request: SyncRequest) -> ReplicaRequest {

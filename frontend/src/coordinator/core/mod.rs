@@ -500,7 +500,8 @@ impl Core {
         ballot: Ballot,
         clock: VectorClock,
     ) {
-        let request = ReplicaRequest::Flush { partition, ballot, clock, chosen: true };
+        let Some(epoch) = self.partition(partition).map(|p| p.group.epoch) else { return };
+        let request = ReplicaRequest::Flush { partition, ballot, clock, chosen: Some(epoch) };
         self.call(worker, Target::Repair, request);
     }
 

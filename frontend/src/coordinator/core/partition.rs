@@ -363,7 +363,7 @@ impl Core {
             partition: id,
             ballot: sent.ballot,
             clock: sent.clock.clone(),
-            chosen: false,
+            chosen: None,
         };
         let targets = std::mem::take(&mut sent.retry);
         let mut unsent = Vec::new();

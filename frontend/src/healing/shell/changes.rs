@@ -67,6 +67,7 @@ pub(crate) async fn run(
     let mut driver = Driver {
         cluster: cluster.clone(),
         membership: membership.clone(),
+        register: membership.membership(),
         tasks: tasks.clone(),
         until: until.clone(),
         config: first.clone(),
@@ -102,6 +103,7 @@ pub(crate) async fn run(
 struct Driver {
     cluster: Arc<Cluster>,
     membership: Arc<MembershipHandle>,
+    register: Arc<dyn Membership>,
     tasks: TaskTracker,
     until: CancellationToken,
     config: Arc<RingConfig>,
@@ -249,7 +251,7 @@ impl Driver {
         }
         self.drain(&changed).await;
         let expected = self.config.epoch;
-        let decided = self.membership.compare_and_swap(expected, next.clone());
+        let decided = self.register.compare_and_swap(expected, next.clone());
         let outcome = match tokio::time::timeout(DECIDE_PATIENCE, decided).await {
             Ok(Ok(())) => {
                 self.last_change = Some(Instant::now());

@@ -7,7 +7,6 @@
 //! progress     what status and metrics show of it
 //! ```
 
-pub(crate) mod background;
 pub(crate) mod changes;
 mod peers;
 pub(crate) mod progress;

@@ -183,7 +183,7 @@ impl Replica {
                 self.held(&key, false)
             }
             ReplicaRequest::Flush { partition, ballot, clock, chosen } => {
-                if !chosen {
+                if chosen.is_none() {
                     self.raise(partition, ballot.promise())?;
                 }
                 let flush = self.flushes.entry(partition).or_default();
