@@ -251,7 +251,6 @@ fn partition(row: &Row) -> Result<PartitionRecord, StoreError> {
         floor: ballot(5)?,
         flush: ballot(9)?,
         highest: ballot(13)?,
-        flush_clock: tercet_common::VectorClock::new(),
         vector: decode_clock(row.get(1))?,
         flush_clock: decode_clock(row.get(17))?,
     })
