@@ -1,14 +1,13 @@
 //! Changes: errands that write to one partition beside the group commits, in a transaction of their own.
 //!
-//! Those of one partition run one after the other, in the order of their arrival, so that the copy of a newcomer needs
-//! no order of its own. They compete with group commits; the store compares ballots, and the rules here see to the
-//! rest:
+//! They compete with group commits; the store compares ballots, and the rules here see to the rest:
 //!
-//! - A change stands in the barrier like a write. A prepare waits for it, and a collection for an earlier install.
+//! - A change stands in the barrier like a write, and waits behind it like a prepare. So a prepare waits for it, a
+//!   collection for an earlier install, and the changes of one partition run one after the other, in their order.
 //! - What a change touched is dropped from the cache, and a commit that raced it does not fill the cache.
 //! - While a copy begins, no flush is accepted: the copy sets the flush, and must not undo one that is later.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use tercet_common::{KeyHash, PartitionId, Promise, Refusal, ReplicaReply, SyncReply, VectorClock};
 
@@ -65,56 +64,19 @@ impl Change {
     }
 }
 
+/// At most one of each partition: the barrier holds back the others.
 #[derive(Debug, Default)]
 pub(super) struct ChangeQueue {
-    partitions: BTreeMap<PartitionId, Queue>,
-    /// Partitions with a change that waits and none under way, in order.
-    ready: VecDeque<PartitionId>,
-}
-
-/// Of one partition.
-#[derive(Debug, Default)]
-struct Queue {
-    in_flight: bool,
     waiting: VecDeque<Change>,
 }
 
 impl ChangeQueue {
     pub(super) fn is_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.waiting.is_empty()
     }
 
     pub(super) fn push(&mut self, change: Change) {
-        let queue = self.partitions.entry(change.partition).or_default();
-        if !queue.in_flight && queue.waiting.is_empty() {
-            self.ready.push_back(change.partition);
-        }
-        queue.waiting.push_back(change);
-    }
-
-    fn take(&mut self) -> Option<Change> {
-        let queue = self.partitions.get_mut(&self.ready.pop_front()?)?;
-        queue.in_flight = true;
-        queue.waiting.pop_front()
-    }
-
-    fn landed(&mut self, id: PartitionId) {
-        let Some(queue) = self.partitions.get_mut(&id) else { return };
-        queue.in_flight = false;
-        if queue.waiting.is_empty() {
-            self.partitions.remove(&id);
-        } else {
-            self.ready.push_back(id);
-        }
-    }
-
-    /// Takes out all that wait. What is in flight stays.
-    fn drain(&mut self) -> Vec<Change> {
-        self.ready.clear();
-        let changes = self.partitions.values_mut().flat_map(|queue| std::mem::take(&mut queue.waiting));
-        let changes = changes.collect();
-        self.partitions.retain(|_, queue| queue.in_flight);
-        changes
+        self.waiting.push_back(change);
     }
 }
 
@@ -123,7 +85,7 @@ impl Replica {
     /// [`Self::on_change`] when it has ended.
     pub fn next_change(&mut self) -> Option<(ChangeId, PartitionChange)> {
         while self.work().change {
-            let change = self.changes.take()?;
+            let change = self.changes.waiting.pop_front()?;
             let (id, end) = (change.partition, change.end());
             match self.prepare_change(change) {
                 Ok((sent, copying)) => {
@@ -132,7 +94,6 @@ impl Replica {
                     return Some((id, sent));
                 }
                 Err(refusal) => {
-                    self.changes.landed(id);
                     self.end_change(end, ReplicaReply::Refused(refusal));
                     self.release(id);
                 }
@@ -145,6 +106,9 @@ impl Replica {
     fn prepare_change(&self, change: Change) -> Result<(PartitionChange, Option<Copying>), Refusal> {
         if let Some(refusal) = self.outdated(change.partition, change.need) {
             return Err(refusal);
+        }
+        if self.read_only {
+            return Err(Refusal::Unavailable);
         }
         let partition = &self.partitions[change.partition.index()];
         let none = PartitionChange::none(change.partition);
@@ -209,7 +173,6 @@ impl Replica {
                     StoreError::DiskFull(_) => {
                         self.read_only = true;
                         self.refuse_waiting_writes();
-                        self.refuse_waiting_changes();
                     }
                     StoreError::Unreachable(_) | StoreError::Refused(_) => self.lose(),
                     StoreError::Timeout(_) | StoreError::Failed(_) => {}
@@ -222,7 +185,6 @@ impl Replica {
                 ReplicaReply::Unknown
             }
         };
-        self.changes.landed(id);
         self.end_change(end, reply);
         self.release(id);
     }
@@ -267,7 +229,7 @@ impl Replica {
     }
 
     pub(super) fn refuse_waiting_changes(&mut self) {
-        let changes = self.changes.drain();
+        let changes = std::mem::take(&mut self.changes.waiting);
         for change in &changes {
             self.refuse_change(change, Refusal::Unavailable);
         }

@@ -259,12 +259,7 @@ impl Replica {
     }
 
     /// With `raced`, a change of the partition ended meanwhile, perhaps of this very key and after this commit.
-    fn row_committed(
-        &mut self,
-        KeyWrite { slot, row, writers }: KeyWrite,
-        outcome: RowOutcome,
-        raced: bool,
-    ) {
+    fn row_committed(&mut self, KeyWrite { slot, row, writers }: KeyWrite, outcome: RowOutcome, raced: bool) {
         let winner = match outcome {
             RowOutcome::Stored => {
                 self.partition_mut(slot.partition).learn(row.ballot, &row.clock);

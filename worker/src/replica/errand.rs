@@ -204,4 +204,3 @@ impl Replica {
         self.end_errand(ticket, weight, ReplicaReply::Synced(Box::new(reply)));
     }
 }
-

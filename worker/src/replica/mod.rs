@@ -46,9 +46,7 @@ mod tests;
 mod writes;
 
 use hashbrown::HashMap;
-use tercet_common::{
-    Ballot, Epoch, KeyHash, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest,
-};
+use tercet_common::{Ballot, Epoch, KeyHash, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest};
 
 use self::cache::RowCache;
 pub use self::change::ChangeId;
@@ -181,7 +179,7 @@ struct Slot {
 
 #[cfg(test)]
 impl Slot {
-    fn of(key: &Key) -> Self {
+    fn of(key: &tercet_common::Key) -> Self {
         Self { partition: key.partition(), hash: key.hash() }
     }
 }

@@ -6,7 +6,7 @@ use tercet_common::sync::{Changes, Digest, DigestEntry, Memory, PartitionState, 
 use tercet_common::{KeyHash, PartitionId, Refusal, ReplicaReply, Row, SyncReply};
 
 use super::{Replica, Ticket};
-use crate::store::{Stretch, StoreError};
+use crate::store::{StoreError, Stretch};
 
 /// Names a scan between [`Replica::next_scan`] and [`Replica::on_scan`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

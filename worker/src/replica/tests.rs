@@ -1,11 +1,11 @@
 //! One test per rule, each of which fails when the rule is broken; at the end random schedules against a model.
 
 use bytes::Bytes;
-use tercet_common::message::Held;
 use smallvec::smallvec;
+use tercet_common::message::Held;
 use tercet_common::{
-    Assignment, Content, Incarnation, Member, RingConfig, Row, SyncReply, SyncRequest, Term, VectorClock,
-    WorkerId,
+    Assignment, Content, Incarnation, Key, Member, RingConfig, Row, SyncReply, SyncRequest, Term,
+    VectorClock, WorkerId,
 };
 
 use super::*;
@@ -126,11 +126,10 @@ fn membership(number: u64, says: &Says) -> Membership {
         Says::Newcomer => (smallvec![0, 1, 2], Some(smallvec![0, 1, 4])),
     };
     let members = ["w1", "w2", "w3", "w4", "w5"].map(|id| Member::named(WorkerId::new(id).unwrap(), 16, ""));
-    let mut table =
-        vec![
-            Assignment { epoch: Epoch(1), replicas: smallvec![0, 1, 2], next: None };
-            usize::from(tercet_common::PARTITIONS)
-        ];
+    let mut table = vec![
+        Assignment { epoch: Epoch(1), replicas: smallvec![0, 1, 2], next: None };
+        usize::from(tercet_common::PARTITIONS)
+    ];
     table[partition().index()] = Assignment { epoch: Epoch(number), replicas, next };
     let config = RingConfig::from_table("c", Epoch(number), 3, members.to_vec(), table).unwrap();
     Membership::from_config(&config, &WorkerId::new("w5").unwrap(), "")

@@ -474,6 +474,7 @@ fn a_full_disk_refuses_changes() {
     let (change, _) = rig.change();
     rig.replica.on_change(change, CommitOutcome::Aborted(StoreError::DiskFull("full".into())));
     let unavailable = refused(Refusal::Unavailable);
+    assert_eq!(rig.replica.next_change(), None);
     assert_eq!(rig.answers(), [(queued - 1, unavailable.clone()), (queued, unavailable.clone())]);
     assert_eq!(rig.ask(finish(Ballot::ZERO)), unavailable);
     assert!(rig.replica.stats().read_only && rig.replica.is_open());

@@ -88,7 +88,9 @@ fn a_write_of_the_epoch_before_ends_as_usual_and_is_waited_for() {
     rig.commit();
     let answers = rig.answers();
     assert_eq!(answers[0], (2, ReplicaReply::Stored));
-    assert!(matches!(answers[1], (4, ReplicaReply::Prepared { highest, .. }) if highest == term(1).ballot(2)));
+    assert!(
+        matches!(answers[1], (4, ReplicaReply::Prepared { highest, .. }) if highest == term(1).ballot(2))
+    );
     assert!(rig.replica.next_scan().is_some());
 }
 

@@ -171,9 +171,8 @@ fn a_lost_store_answers_every_errand_once() {
     rig.submit(put("a", 1, 1));
     rig.submit(digest(10));
     let floor = term(1).ballot(1);
-    let collect = |promise| {
-        sync(SyncRequest::Collect { partition: partition(), promise, floor, tombstones: vec![] })
-    };
+    let collect =
+        |promise| sync(SyncRequest::Collect { partition: partition(), promise, floor, tombstones: vec![] });
     rig.submit(collect(term(1)));
     rig.submit(collect(term(2)));
     rig.submit(remember());
