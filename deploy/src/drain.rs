@@ -65,7 +65,9 @@ async fn drain(args: &DrainArgs, frontend: &Frontend) -> anyhow::Result<anyhow::
         }
         match (&status.ring.change, &status.ring.waiting) {
             (Some(change), _) => progress.change(change),
-            (None, Some(why)) => progress.news(&format!("{worker} still holds {holds} partitions; waiting: {why}")),
+            (None, Some(why)) => {
+                progress.news(&format!("{worker} still holds {holds} partitions; waiting: {why}"))
+            }
             (None, None) => progress.news(&format!("{worker} still holds {holds} partitions")),
         }
         tokio::time::sleep(POLL).await;

@@ -133,7 +133,8 @@ impl Engine {
         let loaded = self.store.open().await?;
         let register = self.check(&loaded)?;
         let Loaded { identity, partitions } = loaded;
-        let member = |config: &Arc<RingConfig>| Membership::from_config(config, &self.id, &identity.worker_uuid);
+        let member =
+            |config: &Arc<RingConfig>| Membership::from_config(config, &self.id, &identity.worker_uuid);
         let membership = register.decided.as_ref().map(member);
         *self.register.lock().await = register;
         self.journal_seq.fetch_max(identity.journal_seq, Ordering::Relaxed);
@@ -177,9 +178,12 @@ impl Engine {
         }
         let register = register::register_from_store(&new.register);
         let register = register.map_err(|error| StoreError::Refused(error.to_string()))?;
-        if let Some(config) = register.decided.as_ref().filter(|config| config.cluster_id != self.cluster_id) {
+        if let Some(config) = register.decided.as_ref().filter(|config| config.cluster_id != self.cluster_id)
+        {
             let (held, ours) = (&config.cluster_id, &self.cluster_id);
-            return Err(StoreError::Refused(format!("the data belongs to cluster `{held}`, not to `{ours}`")));
+            return Err(StoreError::Refused(format!(
+                "the data belongs to cluster `{held}`, not to `{ours}`"
+            )));
         }
         Ok(register)
     }

@@ -23,9 +23,9 @@ use super::ports::Ports;
 use super::postgres::create;
 use super::postgres::find::Installation;
 use super::postgres::server::Server;
-use crate::progress::Progress;
 use super::{death, welcome};
 use crate::http;
+use crate::progress::Progress;
 
 /// A database may have to replay much of its log after a crash.
 const DATABASE_START: Duration = Duration::from_secs(300);

@@ -43,9 +43,9 @@ use self::ports::Ports;
 use self::postgres::find::{self, Installation, NotFound};
 use self::postgres::server::{SOCKET_PATH_MAX, Server};
 use self::postgres::{create, fetch};
-use crate::progress::Progress;
 use self::welcome::Call;
 use crate::cli::{PasswordArgs, UpArgs};
+use crate::progress::Progress;
 
 /// Exits that may wait to be printed.
 const EXITS: usize = 64;

@@ -145,7 +145,9 @@ impl Cluster {
             Some(formed) => {
                 let ring = self.number(&formed.roster, &formed.repairs, config, &mut new);
                 for peer in &new {
-                    self.each_core(|core| drop(core.add_worker(peer.id.clone())));
+                    self.each_core(|core| {
+                        core.add_worker(peer.id.clone());
+                    });
                 }
                 for shard in 0..formed.shards.len() {
                     self.with_core(formed, shard, |core| {
@@ -209,11 +211,7 @@ impl Cluster {
     }
 
     /// Does something with the core that serves a partition; `None` before the cluster has formed.
-    pub(crate) fn with_partition<T>(
-        &self,
-        id: PartitionId,
-        event: impl FnOnce(&mut Core) -> T,
-    ) -> Option<T> {
+    pub(crate) fn with_partition<T>(&self, id: PartitionId, event: impl FnOnce(&mut Core) -> T) -> Option<T> {
         let formed = self.formed()?;
         let mut result = None;
         self.with_core(formed, shard_of(id), |core| result = Some(event(core)));

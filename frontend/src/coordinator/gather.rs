@@ -135,7 +135,8 @@ mod tests {
     use super::*;
 
     fn config() -> RingConfig {
-        let member = |n: usize| tercet_common::Member::named(WorkerId::new(&format!("w{n}")).unwrap(), 32, "");
+        let member =
+            |n: usize| tercet_common::Member::named(WorkerId::new(&format!("w{n}")).unwrap(), 32, "");
         RingConfig::new("c", Epoch(1), 3, (1..=4).map(member).collect()).unwrap()
     }
 

@@ -65,11 +65,7 @@ impl RingState {
         let numbers = |set: &tercet_common::ring_config::Replicas| -> Replicas {
             set.iter().map(|member| self.workers[usize::from(*member)]).collect()
         };
-        Group {
-            epoch: row.epoch,
-            replicas: numbers(&row.replicas),
-            next: row.next.as_ref().map(numbers),
-        }
+        Group { epoch: row.epoch, replicas: numbers(&row.replicas), next: row.next.as_ref().map(numbers) }
     }
 
     pub(super) fn member_of(&self, worker: WorkerIx) -> Option<usize> {

@@ -79,9 +79,9 @@ fn available(view: &View) -> Result<Vec<usize>, OpError> {
 fn covers(view: &View, workers: &[bool]) -> bool {
     PartitionId::all().all(|id| {
         let row = view.ring.config.assignment(id);
-        std::iter::once(&row.replicas).chain(&row.next).all(|set| {
-            set.iter().filter(|ix| workers[usize::from(**ix)]).count() >= majority(set.len())
-        })
+        std::iter::once(&row.replicas)
+            .chain(&row.next)
+            .all(|set| set.iter().filter(|ix| workers[usize::from(**ix)]).count() >= majority(set.len()))
     })
 }
 
@@ -219,7 +219,8 @@ pub(super) async fn worker_page(
     let peers = cluster.formed().map(|formed| formed.roster.all()).unwrap_or_default();
     // The newest under this name that is connected.
     let link = peers.into_iter().rev().map(|peer| peer.link);
-    let Some(link) = link.filter(|link| link.id().as_str() == worker).find(|link| link.client().is_some()) else {
+    let Some(link) = link.filter(|link| link.id().as_str() == worker).find(|link| link.client().is_some())
+    else {
         return Err(WorkerReadError::Unknown(worker));
     };
     let request = v1::ScanRequest {

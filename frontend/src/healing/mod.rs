@@ -23,6 +23,7 @@
 pub mod collect;
 pub mod compare;
 pub mod copy;
+pub(crate) mod shell;
 mod stretch;
 #[cfg(test)]
 mod tests;

@@ -124,7 +124,8 @@ impl Embedded {
         let proposed = self.proposer.lock().propose(next.clone(), self.shared.now());
         proposed.map_err(|stale| MembershipError::Stale { expected, current: stale.current })?;
         self.proposed.notify_one();
-        let is_later = |ring: &Option<Arc<RingConfig>>| ring.as_ref().is_some_and(|ring| ring.epoch > expected);
+        let is_later =
+            |ring: &Option<Arc<RingConfig>>| ring.as_ref().is_some_and(|ring| ring.epoch > expected);
         let decided = tokio::select! {
             decided = ring.wait_for(is_later) => decided.map_err(|_| MembershipError::Stopped)?.clone(),
             () = self.shared.stop.cancelled() => return Err(MembershipError::Stopped),
@@ -237,14 +238,14 @@ impl Embedded {
             let lost = state.witnesses.judge(&worker.witness, newest.map(Arc::as_ref)) == Soundness::Lost;
             let recall = !lost && !state.witnesses.has_recalled(&voter);
             let ask = if lost { None } else { proposer.ask_of(&voter) };
-            for (kind, wanted) in [(Kind::Decide, ask.is_some()), (Kind::Recall, recall), (Kind::Renew, lost)] {
+            for (kind, wanted) in [(Kind::Decide, ask.is_some()), (Kind::Recall, recall), (Kind::Renew, lost)]
+            {
                 if !wanted {
                     known.attempts.retain(|of, attempt| *of != kind || attempt.in_flight);
                     continue;
                 }
                 let seed = now.as_nanos() as u64;
-                let fresh =
-                    || Attempt { backoff: self.retry.start(seed), not_before: now, in_flight: false };
+                let fresh = || Attempt { backoff: self.retry.start(seed), not_before: now, in_flight: false };
                 let attempt = known.attempts.entry(kind).or_insert_with(fresh);
                 if !attempt.in_flight && attempt.not_before <= now && due.len() < room {
                     attempt.in_flight = true;
@@ -263,12 +264,7 @@ impl Embedded {
         waiting.map(|attempt| attempt.not_before).chain(proposer).min()
     }
 
-    fn call(
-        &self,
-        worker: Registered,
-        kind: Kind,
-        ask: Option<Ask>,
-    ) -> impl Future<Output = Answer> + use<> {
+    fn call(&self, worker: Registered, kind: Kind, ask: Option<Ask>) -> impl Future<Output = Answer> + use<> {
         let shared = self.shared.clone();
         async move {
             let (peers, address, uuid) = (&shared.peers, &worker.address, &worker.witness.uuid);
@@ -334,7 +330,11 @@ impl Embedded {
             if self.shared.epoch() == Epoch(0) {
                 self.compare_with_settings(&config);
             }
-            tracing::info!(number = config.epoch.0, members = config.member_list(), "ring configuration in force");
+            tracing::info!(
+                number = config.epoch.0,
+                members = config.member_list(),
+                "ring configuration in force"
+            );
             report_ring(&config);
             self.shared.change(|members, _, _| members.set_ring(config.clone()));
             self.shared.ring.send_replace(Some(config));
@@ -352,10 +352,19 @@ impl Embedded {
             return;
         }
         if config.epoch == self.bootstrap.epoch {
-            tracing::warn!(held, given, "the workers formed this cluster with another list than the settings give; \
-                theirs is used, the list in the settings is for forming only");
+            tracing::warn!(
+                held,
+                given,
+                "the workers formed this cluster with another list than the settings give; \
+                theirs is used, the list in the settings is for forming only"
+            );
         } else {
-            tracing::info!(number = config.epoch.0, held, given, "the workers' ring is used; the settings' list formed it");
+            tracing::info!(
+                number = config.epoch.0,
+                held,
+                given,
+                "the workers' ring is used; the settings' list formed it"
+            );
         }
     }
 }

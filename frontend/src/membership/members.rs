@@ -413,8 +413,9 @@ mod tests {
 
         /// Number `epoch` is in force, of these workers with these data.
         fn forms(&mut self, epoch: u64, members: &[(&str, &str)]) {
-            let member = |(w, uuid): &(&str, &str)| {
-                Member { uuid: (*uuid).to_owned(), ..Member::named(id(w), 128, "") }
+            let member = |(w, uuid): &(&str, &str)| Member {
+                uuid: (*uuid).to_owned(),
+                ..Member::named(id(w), 128, "")
             };
             let members = members.iter().map(member).collect();
             self.set_ring(Arc::new(RingConfig::new("c", Epoch(epoch), REPLICAS, members).unwrap()));

@@ -9,8 +9,9 @@ use super::*;
 
 /// Of `members`, each as id and uuid, one replica per partition.
 fn config(number: u64, members: &[(&str, &str)]) -> Arc<RingConfig> {
-    let member = |(id, uuid): &(&str, &str)| {
-        Member { uuid: (*uuid).to_owned(), ..Member::named(WorkerId::new(id).unwrap(), 16, "") }
+    let member = |(id, uuid): &(&str, &str)| Member {
+        uuid: (*uuid).to_owned(),
+        ..Member::named(WorkerId::new(id).unwrap(), 16, "")
     };
     let members = members.iter().map(member).collect();
     Arc::new(RingConfig::new("tercet", Epoch(number), 1, members).unwrap())
@@ -141,12 +142,8 @@ async fn what_it_is_told_of_others_is_recalled() {
     let (store, _) = ScriptedStore::new();
     let worker = start(&store).await;
     let mut client = client(&worker).await;
-    let witness = v1::SyncWitness {
-        worker: "w2".into(),
-        uuid: "two".into(),
-        boot_generation: 4,
-        journal_seq: 9,
-    };
+    let witness =
+        v1::SyncWitness { worker: "w2".into(), uuid: "two".into(), boot_generation: 4, journal_seq: 9 };
     let memory = v1::SyncMemory { witnesses: vec![witness], ..Default::default() };
     let request = v1::RememberRequest { cluster_id: "tercet".into(), memory: Some(memory.clone()) };
     client.remember(request).await.unwrap();

@@ -26,8 +26,8 @@ use crate::coordinator::cluster::Cluster;
 use crate::coordinator::core::WorkerIx;
 use crate::coordinator::roster::Peer;
 use crate::coordinator::status::Health;
-use crate::healing::copy::{self, Copied, CopyJob};
 use crate::healing::HealError;
+use crate::healing::copy::{self, Copied, CopyJob};
 use crate::membership::{MembersView, Membership, MembershipHandle, Standing};
 
 /// How often the plan is looked at.
@@ -156,6 +156,21 @@ impl Driver {
 
     /// One look at the plan, and what follows from it.
     async fn step(&mut self) {
+        match self.plan() {
+            Decision::Rest => self.waits(None),
+            Decision::Wait(Wait::Copying { .. }) => self.waits(None),
+            Decision::Wait(why) => self.waits(Some(why.to_string())),
+            Decision::Change(change) => {
+                self.waits(None);
+                if self.is_due(&change) {
+                    // Whatever stands in the way is there at the next look, too.
+                    let _ = self.carry_out(*change).await;
+                }
+            }
+        }
+    }
+
+    fn plan(&mut self) -> Decision {
         let workers = self.sightings();
         let copied = |partition: PartitionId, member: u16| {
             let uuid = &self.config.members[usize::from(member)].uuid;
@@ -168,18 +183,7 @@ impl Driver {
             listening_for: self.began.elapsed(),
             copied: &copied,
         };
-        match ring_change::plan(&situation) {
-            Decision::Rest => self.waits(None),
-            Decision::Wait(Wait::Copying { .. }) => self.waits(None),
-            Decision::Wait(why) => self.waits(Some(why.to_string())),
-            Decision::Change(change) => {
-                self.waits(None);
-                if self.is_due(&change) {
-                    // Whatever stands in the way is there at the next look, too, and is told by membership.
-                    let _ = self.carry_out(*change).await;
-                }
-            }
-        }
+        ring_change::plan(&situation)
     }
 
     /// Partitions that have been copied one by one need not be completed one by one.
@@ -211,7 +215,8 @@ impl Driver {
                 Health::Dead => Verdict::Dead,
                 Health::Unknown => Verdict::Unknown,
             };
-            let since = self.uptimes.entry(worker.id.clone()).or_insert_with(|| (uuid.clone(), Instant::now()));
+            let since =
+                self.uptimes.entry(worker.id.clone()).or_insert_with(|| (uuid.clone(), Instant::now()));
             if verdict != Verdict::Alive || since.0 != uuid {
                 *since = (uuid.clone(), Instant::now());
             }
@@ -255,7 +260,12 @@ impl Driver {
         let outcome = match tokio::time::timeout(DECIDE_PATIENCE, decided).await {
             Ok(Ok(())) => {
                 self.last_change = Some(Instant::now());
-                tracing::debug!(what = described(&what), number = next.epoch.0, partitions, "configuration decided");
+                tracing::debug!(
+                    what = described(&what),
+                    number = next.epoch.0,
+                    partitions,
+                    "configuration decided"
+                );
                 self.adopt(Arc::new(next));
                 Ok(())
             }
@@ -276,7 +286,8 @@ impl Driver {
     /// An estimate of the rows to be copied: what the newcomers are to hold, of what all hold now.
     fn about_keys(&self, copies: usize) -> u64 {
         let view = self.membership.members_now();
-        let keys: u64 = view.workers.iter().filter_map(|w| w.seen.as_ref()).map(|seen| seen.report.keys).sum();
+        let keys: u64 =
+            view.workers.iter().filter_map(|w| w.seen.as_ref()).map(|seen| seen.report.keys).sum();
         let held: usize = self.config.partitions.iter().map(|row| row.replicas.len()).sum();
         keys * copies as u64 / held.max(1) as u64
     }
@@ -328,7 +339,9 @@ impl Driver {
         if self.copied.contains(&name) || self.under_way.contains(&name) || waits {
             return;
         }
-        let Some(group) = self.cluster.group(partition).filter(|group| group.epoch == row.epoch) else { return };
+        let Some(group) = self.cluster.group(partition).filter(|group| group.epoch == row.epoch) else {
+            return;
+        };
         let Some(to) = self.cluster.number_of(&self.config, newcomer) else { return };
         let (up, down): (Vec<WorkerIx>, Vec<WorkerIx>) =
             group.replicas.iter().partition(|worker| self.cluster.is_available(**worker));

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tercet_common::{Epoch, Key, PartitionId, Refusal, ReplicaReply, ReplicaRequest, Row, SyncReply, SyncRequest};
+use tercet_common::{
+    Epoch, Key, PartitionId, Refusal, ReplicaReply, ReplicaRequest, Row, SyncReply, SyncRequest,
+};
 
 use super::super::{ChosenFlush, OwnerView, Peers, Stable, Unanswered};
 use crate::coordinator::OpError;
