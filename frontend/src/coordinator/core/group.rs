@@ -128,9 +128,12 @@ mod tests {
         assert_eq!(Group::stable(Epoch(1), [3, 1, 2]).everyone().as_slice(), [3, 1, 2]);
     }
 
+    /// Old replicas, new replicas, those out of reach, those picked.
+    type Picked = (&'static [WorkerIx], &'static [WorkerIx], &'static [WorkerIx], &'static [WorkerIx]);
+
     #[test]
     fn the_smallest_quorum_has_a_majority_of_both_sets() {
-        let cases: [(&[WorkerIx], &[WorkerIx], &[WorkerIx], &[WorkerIx]); 5] = [
+        let cases: [Picked; 5] = [
             (&[1, 2, 3], &[2, 3, 4], &[], &[2, 3]),
             (&[1, 2, 3], &[2, 3, 4], &[3], &[2, 1, 4]),
             (&[1, 2, 3], &[3, 4, 5], &[], &[3, 1, 4]),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tercet_common::{Content, Epoch, Refusal, ReplicaReply, ReplicaRequest, WorkerId};
 
-use super::super::{Group, Missed, Replicas, WorkerIx};
+use super::super::{FlushDone, Group, Missed, Replicas, WorkerIx};
 use super::world::{Packet, World, key, text};
 use crate::coordinator::api::{Change, OpError, ReadLevel};
 
@@ -68,7 +68,7 @@ fn stored(world: &World, worker: usize) -> String {
 
 type Done = Arc<Mutex<Option<Result<(), OpError>>>>;
 
-fn done() -> (Done, Box<dyn FnOnce(Result<(), OpError>) + Send>) {
+fn done() -> (Done, FlushDone) {
     let done = Done::default();
     let given = done.clone();
     (done, Box::new(move |result| *given.lock().unwrap() = Some(result)))

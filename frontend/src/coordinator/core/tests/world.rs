@@ -54,7 +54,7 @@ impl World {
         };
         Self {
             cores: (0..frontends).map(core).collect(),
-            replicas: (0..workers).map(|me| Replica::new(me)).collect(),
+            replicas: (0..workers).map(Replica::new).collect(),
             wire: Vec::new(),
             now: Duration::ZERO,
             wall: UnixMillis(1_000_000),
