@@ -113,7 +113,7 @@ async fn converse(mut stream: UnixStream, cluster: &impl Supervised) -> anyhow::
 
 async fn respond(request: Request, cluster: &impl Supervised) -> Answer {
     let parts = cluster.parts();
-    let done = |outcome| match outcome {
+    let done = |outcome: Result<String, String>| match outcome {
         Ok(message) => {
             cluster.said(&message);
             Answer::Done { message }

@@ -78,10 +78,7 @@ impl Replica for FakeReplica {
         Err(Status::unimplemented("no keys here"))
     }
 
-    async fn decide(
-        &self,
-        request: Request<v1::DecideRequest>,
-    ) -> Result<Response<v1::DecideReply>, Status> {
+    async fn decide(&self, request: Request<v1::DecideRequest>) -> Result<Response<v1::DecideReply>, Status> {
         self.check(&request)?;
         let ask: Ask = request.into_inner().try_into().unwrap();
         let mut register = self.register.lock();
@@ -407,7 +404,10 @@ async fn compare_and_swap_takes_the_next_number_and_refuses_what_is_not_so() {
     let frontend = frontend(&["w1"]).await;
     let membership = frontend.membership();
     let next = |number, workers: &[&str]| RingConfig::clone(&ring(number, workers));
-    assert_eq!(membership.compare_and_swap(Epoch(0), next(1, &["w1"])).await, Err(MembershipError::NotFormed));
+    assert_eq!(
+        membership.compare_and_swap(Epoch(0), next(1, &["w1"])).await,
+        Err(MembershipError::NotFormed)
+    );
     let (w1, w2) = (Worker::start("w1").await, Worker::start("w2").await);
     let _beating = (w1.register(&frontend).await, w2.register(&frontend).await);
     formed(&frontend).await;

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use tercet_common::detector::Verdict;
 use tercet_common::ring_change::{self, Change, Decision, Sighting, Situation, Wait, What};
 use tercet_common::{Epoch, PartitionId, RingConfig, WorkerId};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// While partitions are being copied, configurations that complete some of them are at least this far apart.
 const COMPLETE_EVERY: Duration = Duration::from_millis(1_000);
 /// Copies under way at once.
-const COPIES_AT_ONCE: usize = 8;
+const COPIES_AT_ONCE: usize = 16;
 /// A copy that failed is tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How long puts that are under way may take to end before their partition changes all the same. (They are not lost
@@ -78,6 +78,7 @@ pub(crate) async fn run(
         copied: BTreeSet::new(),
         retry: BTreeMap::new(),
         last_change: None,
+        deciding: None,
     };
     driver.adopt(first);
     driver.take_over().await;
@@ -92,11 +93,32 @@ pub(crate) async fn run(
                 let newest = ring.borrow_and_update().clone();
                 newest.into_iter().for_each(|config| driver.adopt(config));
             }
-            Some(order) = orders.recv() => driver.obey(order).await,
+            Some(order) = orders.recv(), if driver.deciding.is_none() => driver.obey(order),
             Some(Ok(done)) = driver.copies.join_next() => driver.copy_ended(done),
-            _ = tick.tick() => driver.step().await,
+            outcome = decision(&mut driver.deciding) => driver.decided(outcome),
+            _ = tick.tick(), if driver.deciding.is_none() => driver.step(),
         }
         driver.start_copies();
+    }
+}
+
+/// A configuration on its way to be decided.
+struct Deciding {
+    outcome: JoinHandle<Result<(), String>>,
+    change: Change,
+    /// Partitions that are held meanwhile.
+    held: Vec<PartitionId>,
+    /// A ring change begins with it.
+    starts: bool,
+    /// Whose order it is.
+    order: Option<oneshot::Sender<Result<(), DrainError>>>,
+}
+
+/// The outcome of what is being decided; never, while nothing is.
+async fn decision(deciding: &mut Option<Deciding>) -> Result<(), String> {
+    match deciding {
+        Some(deciding) => (&mut deciding.outcome).await.unwrap_or_else(|error| Err(error.to_string())),
+        None => std::future::pending().await,
     }
 }
 
@@ -116,6 +138,8 @@ struct Driver {
     /// Copies that failed, and when to try again.
     retry: BTreeMap<CopyName, Instant>,
     last_change: Option<Instant>,
+    /// One at a time.
+    deciding: Option<Deciding>,
 }
 
 impl Driver {
@@ -155,7 +179,7 @@ impl Driver {
     }
 
     /// One look at the plan, and what follows from it.
-    async fn step(&mut self) {
+    fn step(&mut self) {
         match self.plan() {
             Decision::Rest => self.waits(None),
             Decision::Wait(Wait::Copying { .. }) => self.waits(None),
@@ -163,8 +187,7 @@ impl Driver {
             Decision::Change(change) => {
                 self.waits(None);
                 if self.is_due(&change) {
-                    // Whatever stands in the way is there at the next look, too.
-                    let _ = self.carry_out(*change).await;
+                    self.decide(*change, None);
                 }
             }
         }
@@ -234,53 +257,53 @@ impl Driver {
         seen
     }
 
-    /// Decides a configuration and brings it to the cores. The partitions that change are held meanwhile.
-    async fn carry_out(&mut self, change: Change) -> Result<(), String> {
-        let Change { next, what, partitions } = change;
-        let changed: Vec<PartitionId> = PartitionId::all()
-            .filter(|id| next.assignment(*id).epoch != self.config.assignment(*id).epoch)
-            .collect();
-        let copies: usize = next.partitions.iter().map(|row| row.newcomers().len()).sum();
+    /// Begins to decide a configuration. The partitions that change are held meanwhile.
+    fn decide(&mut self, change: Change, order: Option<oneshot::Sender<Result<(), DrainError>>>) {
+        let Change { next, what, partitions } = &change;
+        let changed = |id: &PartitionId| next.assignment(*id).epoch != self.config.assignment(*id).epoch;
+        let held: Vec<PartitionId> = PartitionId::all().filter(changed).collect();
         let starts = self.config.is_stable() && !next.is_stable();
         if starts {
-            let text = described(&what);
-            tracing::info!(
-                what = text,
-                partitions,
-                copies,
-                about_keys = self.about_keys(copies),
-                number = next.epoch.0,
-                "starting proactive re-replication"
-            );
-            self.cluster.healing.progress.began(text, copies);
+            let copies: usize = next.partitions.iter().map(|row| row.newcomers().len()).sum();
+            let (what, about_keys) = (described(what), self.about_keys(copies));
+            let number = next.epoch.0;
+            tracing::info!(what, partitions, copies, about_keys, number, "starting proactive re-replication");
+            self.cluster.healing.progress.began(what, copies);
         }
-        self.drain(&changed).await;
-        let expected = self.config.epoch;
-        let decided = self.register.compare_and_swap(expected, next.clone());
-        let outcome = match tokio::time::timeout(DECIDE_PATIENCE, decided).await {
-            Ok(Ok(())) => {
+        let (cluster, register) = (self.cluster.clone(), self.register.clone());
+        let (expected, next, drained) = (self.config.epoch, next.clone(), held.clone());
+        let outcome = tokio::spawn(async move {
+            drain(&cluster, &drained).await;
+            match tokio::time::timeout(DECIDE_PATIENCE, register.compare_and_swap(expected, next)).await {
+                Ok(decided) => decided.map_err(|error| error.to_string()),
+                Err(_) => Err("too few workers have answered".to_owned()),
+            }
+        });
+        self.deciding = Some(Deciding { outcome, change, held, starts, order });
+    }
+
+    fn decided(&mut self, outcome: Result<(), String>) {
+        let Some(Deciding { change, held, starts, order, .. }) = self.deciding.take() else { return };
+        let what = described(&change.what);
+        match &outcome {
+            Ok(()) => {
                 self.last_change = Some(Instant::now());
-                tracing::debug!(
-                    what = described(&what),
-                    number = next.epoch.0,
-                    partitions,
-                    "configuration decided"
-                );
-                self.adopt(Arc::new(next));
-                Ok(())
+                tracing::debug!(what, number = change.next.epoch.0, "configuration decided");
+                self.adopt(Arc::new(change.next));
             }
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("too few workers have answered".to_owned()),
-        };
-        if let Err(error) = &outcome {
-            // It may be decided yet; then the watch tells of it.
-            tracing::warn!(what = described(&what), error, "a configuration was not decided");
-            self.cluster.with_partitions(&changed, |core, id| core.release(id));
-            if starts {
-                let _ = self.cluster.healing.progress.ended();
+            Err(error) => {
+                // It may be decided yet; then the watch tells of it.
+                tracing::warn!(what, error, "a configuration was not decided");
+                self.cluster.with_partitions(&held, |core, id| core.release(id));
+                if starts {
+                    let _ = self.cluster.healing.progress.ended();
+                }
             }
         }
-        outcome
+        if let Some(order) = order {
+            // Who ordered it may be gone.
+            let _ = order.send(outcome.map_err(DrainError::Undecided));
+        }
     }
 
     /// An estimate of the rows to be copied: what the newcomers are to hold, of what all hold now.
@@ -292,29 +315,14 @@ impl Driver {
         keys * copies as u64 / held.max(1) as u64
     }
 
-    /// Holds new puts of these partitions and waits a moment for those under way.
-    async fn drain(&self, partitions: &[PartitionId]) {
-        self.cluster.with_partitions(partitions, |core, id| core.hold(id));
-        let deadline = Instant::now() + DRAIN_PATIENCE;
-        loop {
-            let mut left = 0;
-            self.cluster.with_partitions(partitions, |core, id| left += usize::from(!core.is_drained(id)));
-            if left == 0 || Instant::now() >= deadline {
-                return;
-            }
-            tokio::time::sleep(DRAIN_POLL).await;
-        }
-    }
-
-    async fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: Order) {
         let Order { worker, leaving, decided } = order;
         let outcome = match ring_change::mark(&self.config, &worker, leaving) {
+            Some(change) => return self.decide(change, Some(decided)),
             None if self.config.index_of(&worker).is_none() => Err(DrainError::Unknown(worker.to_string())),
             // So marked already.
             None => Ok(()),
-            Some(change) => self.carry_out(change).await.map_err(DrainError::Undecided),
         };
-        // Who ordered it may be gone.
         let _ = decided.send(outcome);
     }
 
@@ -378,6 +386,20 @@ impl Driver {
                 self.retry.insert(name, Instant::now() + RETRY_AFTER);
             }
         }
+    }
+}
+
+/// Holds new puts of these partitions and waits a moment for those under way.
+async fn drain(cluster: &Cluster, partitions: &[PartitionId]) {
+    cluster.with_partitions(partitions, |core, id| core.hold(id));
+    let deadline = Instant::now() + DRAIN_PATIENCE;
+    loop {
+        let mut left = 0;
+        cluster.with_partitions(partitions, |core, id| left += usize::from(!core.is_drained(id)));
+        if left == 0 || Instant::now() >= deadline {
+            return;
+        }
+        tokio::time::sleep(DRAIN_POLL).await;
     }
 }
 
