@@ -5,6 +5,7 @@ mod heartbeats;
 mod lifecycle;
 mod quiet;
 mod scripted;
+mod syncing;
 
 use std::sync::Arc;
 
