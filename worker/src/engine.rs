@@ -128,7 +128,9 @@ impl Engine {
 
     /// What the store takes of its machine.
     pub fn usage(&self) -> Usage {
-        self.store.usage()
+        let usage = self.store.usage();
+        self.journal_seq.fetch_max(usage.journal_seq, Ordering::Relaxed);
+        usage
     }
 
     pub fn publish_metrics(&self) {

@@ -20,6 +20,8 @@ use super::{CommitBatch, PartitionChange};
 #[derive(Debug)]
 pub(super) struct Ledger {
     last_seq: u64,
+    /// The highest that has committed.
+    durable_seq: u64,
     in_flight: BTreeSet<u64>,
     checkpoint_seq: u64,
     partitions: Vec<Seen>,
@@ -75,7 +77,8 @@ impl Ledger {
         partitions: Vec<Seen>,
         replayed: BTreeSet<PartitionId>,
     ) -> Self {
-        Self { last_seq, in_flight: BTreeSet::new(), checkpoint_seq, partitions, dirty: replayed }
+        let (durable_seq, in_flight) = (last_seq, BTreeSet::new());
+        Self { last_seq, durable_seq, in_flight, checkpoint_seq, partitions, dirty: replayed }
     }
 
     /// A seq for a transaction that adds these sums, and what its journal row must say.
@@ -99,6 +102,7 @@ impl Ledger {
 
     pub(super) fn committed(&mut self, seq: u64, advances: &[Advance]) {
         self.in_flight.remove(&seq);
+        self.durable_seq = self.durable_seq.max(seq);
         for advance in advances {
             self.partitions[advance.partition.index()].join(advance.highest, &advance.vector);
             self.dirty.insert(advance.partition);
@@ -108,6 +112,11 @@ impl Ledger {
     /// The seq will never be in the journal.
     pub(super) fn aborted(&mut self, seq: u64) {
         self.in_flight.remove(&seq);
+    }
+
+    /// The highest seq that is in the journal for certain.
+    pub(super) fn durable_seq(&self) -> u64 {
+        self.durable_seq
     }
 
     /// Every commit up to this seq has ended.

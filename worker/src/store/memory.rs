@@ -554,8 +554,9 @@ impl Store for MemoryStore {
     }
 
     fn usage(&self) -> Usage {
-        let keys = self.disk.0.data.lock().durable.rows.len() as u64;
-        Usage { keys, ..Usage::default() }
+        let data = self.disk.0.data.lock();
+        let keys = data.durable.rows.len() as u64;
+        Usage { keys, journal_seq: data.durable.journal_seq, ..Usage::default() }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

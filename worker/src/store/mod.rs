@@ -194,6 +194,8 @@ pub struct Usage {
     pub pool_size: usize,
     /// Rows, those of tombstones included; an estimate that lags behind. 0 before the first one.
     pub keys: u64,
+    /// Of the newest durable change, also of those that answer no seq.
+    pub journal_seq: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -209,8 +209,11 @@ pub(crate) async fn every_commit_has_a_journal_seq(fixture: &dyn Fixture) {
         assert!(matches!(outcome, CommitOutcome::Committed { journal_seq, .. } if journal_seq == expected));
     }
     assert_eq!(store.open().await.unwrap().identity.journal_seq, 3);
+    store.keep_promises(vec![(tagged(), promise(1, 1, 1))]).await.unwrap();
+    assert_eq!(store.usage().journal_seq, 4, "that of a promise too");
+    assert_eq!(store.open().await.unwrap().identity.journal_seq, 4);
     let outcome = store.commit(CommitBatch::default()).await;
-    assert_eq!(outcome, CommitOutcome::Committed { journal_seq: 4, rows: Vec::new() });
+    assert_eq!(outcome, CommitOutcome::Committed { journal_seq: 5, rows: Vec::new() });
 }
 
 pub(crate) async fn promises_are_never_lowered(fixture: &dyn Fixture) {

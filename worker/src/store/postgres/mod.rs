@@ -201,7 +201,8 @@ impl Session {
             self.metrics.observe_disk(disk);
         }
         let keys = self.rows.load(Ordering::Relaxed);
-        Usage { disk, pool_in_use: in_use, pool_size: in_use + idle, keys }
+        let journal_seq = self.ledger.lock().durable_seq();
+        Usage { disk, pool_in_use: in_use, pool_size: in_use + idle, keys, journal_seq }
     }
 }
 
