@@ -6,6 +6,7 @@ mod lifecycle;
 mod quiet;
 mod register;
 mod scripted;
+mod syncing;
 
 use std::sync::Arc;
 

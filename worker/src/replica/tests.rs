@@ -16,6 +16,7 @@ mod copying;
 mod epochs;
 mod promises;
 mod random;
+mod random_sync;
 mod reading;
 mod scanning;
 mod writing;
