@@ -347,6 +347,25 @@ fn a_flush_that_everybody_refuses_for_its_epoch_goes_in_the_next() {
     assert_eq!(flushed.lock().unwrap().take(), Some(Ok(())));
 }
 
+/// Once the answers outstanding were counted in one of the two sets only, and the flush was sent under a second ballot.
+#[test]
+fn a_flush_that_one_replica_of_a_joint_epoch_may_yet_store_is_uncertain() {
+    let mut world = world(1);
+    change(&mut world, &joint(2));
+    let (flushed, finish) = done();
+    world.with(0, |core| core.flush(key(K).partition(), finish));
+    let next = Group::stable(Epoch(3), OLD);
+    (1..4).for_each(|w: usize| world.replicas[w].configure(key(K).partition(), next.clone()));
+    let (late, refused) = std::mem::take(&mut world.wire).into_iter().partition(to(&[2]));
+    world.wire = refused;
+    world.run_all();
+    world.wire = late;
+    configure(&mut world, &next);
+    reconfigure(&mut world, 0, &next);
+    world.run_all();
+    assert_eq!(flushed.lock().unwrap().take(), Some(Err(OpError::Uncertain)));
+}
+
 #[test]
 fn a_put_of_an_earlier_epoch_that_did_not_arrive_is_missed() {
     let mut world = world(1);
