@@ -167,6 +167,14 @@ fn a_write_in_a_joint_epoch_needs_both_majorities() {
     let mut world = world(1);
     change(&mut world, &joint(2));
     let set = world.set(0, K, "new");
+    world.run(to(&[1, 2]));
+    assert!(!set.is_given(), "two of the new set, one of the old");
+    world.pass(Duration::from_secs(2), to(&[1, 2]));
+    assert!(!set.is_given());
+    world.pass(Duration::from_secs(2), |_| false);
+    assert!(set.take().unwrap().is_ok());
+
+    let set = world.set(0, K, "newer");
     world.run(to(&[1, 3]));
     assert!(!set.is_given(), "two of the old set, one of the new");
     world.pass(Duration::from_secs(2), to(&[1]));
