@@ -61,13 +61,8 @@ struct FlushSent {
     tracker: QuorumTracker,
     /// To be sent the same ballot again.
     retry: Vec<WorkerIx>,
-}
-
-impl FlushSent {
-    /// Some call is still under way.
-    fn awaits_an_answer(&self) -> bool {
-        self.tracker.available() > self.tracker.acked().count() + self.retry.len()
-    }
+    /// Calls under way.
+    pending: usize,
 }
 
 impl Partition {
@@ -349,7 +344,7 @@ impl Core {
         let clock = partition.context.with_dot(me, seq);
         partition.flush_round += 1;
         if let Some(flush) = &mut partition.flush {
-            flush.sent = Some(FlushSent { ballot, clock, tracker, retry });
+            flush.sent = Some(FlushSent { ballot, clock, tracker, retry, pending: 0 });
         }
         self.resend_flush(id);
     }
@@ -366,6 +361,7 @@ impl Core {
             chosen: None,
         };
         let targets = std::mem::take(&mut sent.retry);
+        let asked = targets.len();
         let mut unsent = Vec::new();
         for worker in targets {
             if !self.call(worker, Target::Flush(id, round), request.clone()) {
@@ -375,6 +371,7 @@ impl Core {
         let waits = !unsent.is_empty();
         let Some(flush) = self.partition_mut(id).and_then(|p| p.flush.as_mut()) else { return };
         if let Some(sent) = &mut flush.sent {
+            sent.pending += asked - unsent.len();
             sent.retry = unsent;
         }
         if waits {
@@ -396,6 +393,7 @@ impl Core {
         }
         let Some(flush) = &mut partition.flush else { return };
         let Some(sent) = &mut flush.sent else { return };
+        sent.pending -= 1;
         match answer {
             Answer::Reply(ReplicaReply::Stored) => {
                 flush.touched = true;
@@ -422,7 +420,7 @@ impl Core {
                 // "one client operation, one ballot").
                 return self.end_flush(id, Err(OpError::Uncertain));
             }
-            if sent.awaits_an_answer() {
+            if sent.pending > 0 {
                 return;
             }
             // Deposed, and nobody has it: the same wish under a new ballot of a higher term.
@@ -438,7 +436,7 @@ impl Core {
     pub(super) fn cut_off_flush(&mut self, id: PartitionId) {
         let Some(flush) = self.partition_mut(id).and_then(|p| p.flush.as_mut()) else { return };
         let Some(sent) = flush.sent.take() else { return };
-        if flush.touched || sent.awaits_an_answer() {
+        if flush.touched || sent.pending > 0 {
             self.end_flush(id, Err(OpError::Uncertain));
         }
     }

@@ -275,8 +275,10 @@ fn random_schedules_are_linearizable() {
 #[test]
 fn random_ring_changes_are_linearizable() {
     const SEEDS: u64 = 600;
+    /// 5,441: a flush that one replica might yet store went out under a second ballot.
+    const ONCE_FAILED: [u64; 1] = [5_441];
     let (mut answered, mut changes) = (0, 0);
-    for seed in 0..SEEDS {
+    for seed in (0..SEEDS).chain(ONCE_FAILED) {
         let (histories, changed) = schedule_with_ring_changes(seed);
         changes += changed;
         for history in histories {

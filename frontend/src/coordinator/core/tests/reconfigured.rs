@@ -167,6 +167,14 @@ fn a_write_in_a_joint_epoch_needs_both_majorities() {
     let mut world = world(1);
     change(&mut world, &joint(2));
     let set = world.set(0, K, "new");
+    world.run(to(&[1, 2]));
+    assert!(!set.is_given(), "two of the new set, one of the old");
+    world.pass(Duration::from_secs(2), to(&[1, 2]));
+    assert!(!set.is_given());
+    world.pass(Duration::from_secs(2), |_| false);
+    assert!(set.take().unwrap().is_ok());
+
+    let set = world.set(0, K, "newer");
     world.run(to(&[1, 3]));
     assert!(!set.is_given(), "two of the old set, one of the new");
     world.pass(Duration::from_secs(2), to(&[1]));
@@ -345,6 +353,25 @@ fn a_flush_that_everybody_refuses_for_its_epoch_goes_in_the_next() {
     reconfigure(&mut world, 0, &joint(2));
     world.run_all();
     assert_eq!(flushed.lock().unwrap().take(), Some(Ok(())));
+}
+
+/// Once the answers outstanding were counted in one of the two sets only, and the flush was sent under a second ballot.
+#[test]
+fn a_flush_that_one_replica_of_a_joint_epoch_may_yet_store_is_uncertain() {
+    let mut world = world(1);
+    change(&mut world, &joint(2));
+    let (flushed, finish) = done();
+    world.with(0, |core| core.flush(key(K).partition(), finish));
+    let next = Group::stable(Epoch(3), OLD);
+    [0, 1, 3].into_iter().for_each(|w: usize| world.replicas[w].configure(key(K).partition(), next.clone()));
+    let (late, refused) = std::mem::take(&mut world.wire).into_iter().partition(to(&[2]));
+    world.wire = refused;
+    world.run_all();
+    world.wire = late;
+    configure(&mut world, &next);
+    reconfigure(&mut world, 0, &next);
+    world.run_all();
+    assert_eq!(flushed.lock().unwrap().take(), Some(Err(OpError::Uncertain)));
 }
 
 #[test]
