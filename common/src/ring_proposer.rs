@@ -193,11 +193,17 @@ impl Proposer {
             Some((term, accept)) => Some(Ask { term, known, accept }),
             // Members have to know, and who was one, that it is none any longer.
             None => {
-                let concerned = |config: &Arc<RingConfig>| voter.is_member(config) || state.number() > Epoch(0);
+                let concerned =
+                    |config: &Arc<RingConfig>| voter.is_member(config) || state.number() > Epoch(0);
                 let known = known.filter(concerned)?;
                 Some(Ask { known: Some(known), ..Ask::default() })
             }
         }
+    }
+
+    /// Nothing is proposed or left to complete.
+    pub fn is_idle(&self) -> bool {
+        self.attempt.is_none() && !self.has_business()
     }
 
     /// When [`Proposer::tick`] may change something although nobody answered.
@@ -213,9 +219,12 @@ impl Proposer {
 
     pub fn progress(&self) -> Progress {
         let Some(config) = self.decided.as_ref().or(self.attempt.as_ref().map(|a| &a.electors)) else {
-            return self.bootstrap.as_ref().map_or(Progress { confirmed: 0, needed: 0, missing: vec![] }, |config| {
-                self.count(config, |state| state.decided.is_none())
-            });
+            return self
+                .bootstrap
+                .as_ref()
+                .map_or(Progress { confirmed: 0, needed: 0, missing: vec![] }, |config| {
+                    self.count(config, |state| state.decided.is_none())
+                });
         };
         self.count(config, |state| state.number() >= config.epoch)
     }
@@ -338,7 +347,9 @@ impl Proposer {
         }
         let mut config = listed.clone();
         for member in &mut config.members {
-            let there = |(voter, seen): &(&Voter, &Seen)| voter.id == member.id && seen.trusted && seen.state.is_some();
+            let there = |(voter, seen): &(&Voter, &Seen)| {
+                voter.id == member.id && seen.trusted && seen.state.is_some()
+            };
             if let Some((voter, _)) = self.voters.iter().find(there) {
                 member.uuid = voter.uuid.clone();
             }
@@ -360,7 +371,9 @@ impl Proposer {
             None => self.gather_promises(term, electors),
             Some(config) => {
                 let voted = |state: &RegisterState| {
-                    state.vote_for(config.epoch).is_some_and(|vote| vote.term == term && vote.config == config)
+                    state
+                        .vote_for(config.epoch)
+                        .is_some_and(|vote| vote.term == term && vote.config == config)
                 };
                 if self.is_majority(&electors, voted) && self.is_majority(&config, voted) {
                     self.learn(Some(config));
@@ -384,7 +397,8 @@ impl Proposer {
             // Its voters are others: it takes their promises to know which one binds.
             return self.start(first.clone());
         }
-        let free = || if is_first { Some(electors) } else { self.proposal.clone().filter(|p| p.epoch == next) };
+        let free =
+            || if is_first { Some(electors) } else { self.proposal.clone().filter(|p| p.epoch == next) };
         let accept = binding.or_else(free);
         match (accept, &mut self.attempt) {
             (Some(config), Some(attempt)) => attempt.accept = Some(config),

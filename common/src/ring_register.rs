@@ -93,9 +93,7 @@ impl RegisterState {
     pub(crate) fn is_before(&self, other: &Self) -> bool {
         let vote = |state: &Self| state.vote.as_ref().map_or(Term::default(), |vote| vote.term);
         let same = self.promised == other.promised && self.number() == other.number();
-        self.promised < other.promised
-            || self.number() < other.number()
-            || (same && vote(self) < vote(other))
+        self.promised < other.promised || self.number() < other.number() || (same && vote(self) < vote(other))
     }
 }
 

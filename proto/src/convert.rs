@@ -338,7 +338,9 @@ fn configuration_to_wire(config: Option<&Arc<RingConfig>>) -> Option<v1::RingCon
     config.map(|config| config.as_ref().into())
 }
 
-fn configuration_from_wire(config: Option<v1::RingConfiguration>) -> Result<Option<Arc<RingConfig>>, WireError> {
+fn configuration_from_wire(
+    config: Option<v1::RingConfiguration>,
+) -> Result<Option<Arc<RingConfig>>, WireError> {
     config.map(|config| Ok(Arc::new(config.try_into()?))).transpose()
 }
 

@@ -178,9 +178,12 @@ impl Engine {
         }
         let register = register::register_from_store(&new.register);
         let register = register.map_err(|error| StoreError::Refused(error.to_string()))?;
-        if let Some(config) = register.decided.as_ref().filter(|config| config.cluster_id != self.cluster_id) {
+        if let Some(config) = register.decided.as_ref().filter(|config| config.cluster_id != self.cluster_id)
+        {
             let (held, ours) = (&config.cluster_id, &self.cluster_id);
-            return Err(StoreError::Refused(format!("the data belongs to cluster `{held}`, not to `{ours}`")));
+            return Err(StoreError::Refused(format!(
+                "the data belongs to cluster `{held}`, not to `{ours}`"
+            )));
         }
         Ok(register)
     }

@@ -20,8 +20,9 @@ mod tests {
     use super::*;
 
     fn config(members: &[(&str, &str)]) -> RingConfig {
-        let member = |(id, uuid): &(&str, &str)| {
-            Member { uuid: (*uuid).to_owned(), ..Member::named(WorkerId::new(id).unwrap(), 16, "") }
+        let member = |(id, uuid): &(&str, &str)| Member {
+            uuid: (*uuid).to_owned(),
+            ..Member::named(WorkerId::new(id).unwrap(), 16, "")
         };
         RingConfig::new("c", Epoch(1), 3, members.iter().map(member).collect()).unwrap()
     }

@@ -65,10 +65,7 @@ impl ReplicaService for Service {
         Ok(Response::new(Box::pin(replies)))
     }
 
-    async fn decide(
-        &self,
-        request: Request<v1::DecideRequest>,
-    ) -> Result<Response<v1::DecideReply>, Status> {
+    async fn decide(&self, request: Request<v1::DecideRequest>) -> Result<Response<v1::DecideReply>, Status> {
         let request = request.into_inner();
         self.engine.check_cluster(&request.cluster_id).map_err(refused_status)?;
         let worker_uuid = request.worker_uuid.clone();

@@ -245,16 +245,33 @@ fn an_answer_from_before_does_not_undo_a_later_one() {
 #[derive(Clone, Debug)]
 enum Event {
     /// A frontend asks a worker; the worker answers at once, and the answer is under way.
-    Ask { frontend: usize, worker: usize },
+    Ask {
+        frontend: usize,
+        worker: usize,
+    },
     /// An ask that the worker never sees, or one whose answer is lost: the worker may have taken the step.
-    LoseAnswer { frontend: usize, worker: usize },
+    LoseAnswer {
+        frontend: usize,
+        worker: usize,
+    },
     /// An answer that is under way arrives, in any order, and perhaps not for the last time.
-    Deliver { which: usize, again: bool },
-    Propose { frontend: usize, change: usize },
+    Deliver {
+        which: usize,
+        again: bool,
+    },
+    Propose {
+        frontend: usize,
+        change: usize,
+    },
     /// A frontend dies, and another one comes that knows nothing.
-    Crash { frontend: usize },
+    Crash {
+        frontend: usize,
+    },
     /// A worker is away for a frontend, or there again.
-    Cut { frontend: usize, worker: usize },
+    Cut {
+        frontend: usize,
+        worker: usize,
+    },
     Wait,
 }
 
@@ -336,8 +353,7 @@ impl World {
             Event::Propose { frontend, change } => {
                 let frontend = &mut self.frontends[frontend];
                 let Some(base) = frontend.in_force() else { return };
-                let mut members: Vec<usize> =
-                    (1..=WORKERS).filter(|n| voter(*n).is_member(base)).collect();
+                let mut members: Vec<usize> = (1..=WORKERS).filter(|n| voter(*n).is_member(base)).collect();
                 let worker = change + 1;
                 match members.iter().position(|n| *n == worker) {
                     Some(at) if members.len() > 1 => drop(members.remove(at)),

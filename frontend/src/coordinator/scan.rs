@@ -58,7 +58,8 @@ fn available(formed: &Formed) -> Result<Vec<usize>, OpError> {
 /// Whether these workers have a quorum of every partition's replicas among them.
 fn covers(formed: &Formed, workers: &[bool]) -> bool {
     let quorum = majority(formed.config.replicas);
-    let up = |id| formed.config.assignment(id).replicas.iter().filter(|ix| workers[usize::from(**ix)]).count();
+    let up =
+        |id| formed.config.assignment(id).replicas.iter().filter(|ix| workers[usize::from(**ix)]).count();
     let has_quorum = |id| up(id) >= quorum;
     PartitionId::all().all(has_quorum)
 }

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use tonic::{Code, Status};
 
 use super::beat::{Identity, described};
-use super::members::{Findings, Registered};
+use super::members::{Findings, Registered, Standing};
 use super::shared::Shared;
 use super::witnesses::{Soundness, Witnesses};
 use super::{Formation, Membership, MembershipError};
@@ -124,7 +124,8 @@ impl Embedded {
         let proposed = self.proposer.lock().propose(next.clone(), self.shared.now());
         proposed.map_err(|stale| MembershipError::Stale { expected, current: stale.current })?;
         self.proposed.notify_one();
-        let is_later = |ring: &Option<Arc<RingConfig>>| ring.as_ref().is_some_and(|ring| ring.epoch > expected);
+        let is_later =
+            |ring: &Option<Arc<RingConfig>>| ring.as_ref().is_some_and(|ring| ring.epoch > expected);
         let decided = tokio::select! {
             decided = ring.wait_for(is_later) => decided.map_err(|_| MembershipError::Stopped)?.clone(),
             () = self.shared.stop.cancelled() => return Err(MembershipError::Stopped),
@@ -148,6 +149,7 @@ impl Embedded {
             let workers = self.shared.read(|members, _| members.registered());
             self.follow(&mut state, &workers);
             self.judge(&mut state, &workers);
+            self.name_members(&workers);
             self.publish();
             for (worker, kind, ask) in self.due(&mut state, workers, CALLS_MAX.saturating_sub(calls.len())) {
                 calls.push(self.call(worker, kind, ask));
@@ -208,7 +210,7 @@ impl Embedded {
             let soundness = state.witnesses.judge(&worker.witness, newest.as_deref());
             proposer.trust(&voter, soundness == Soundness::Sound, now);
             let holds = proposer.knows(&voter).filter(|holds| *holds > Epoch(0));
-            if worker.standing == super::Standing::Member && soundness == Soundness::Sound {
+            if worker.standing == Standing::Member && soundness == Soundness::Sound {
                 state.witnesses.saw(&worker.witness);
             }
             findings.push((voter.id, worker.identity(), Findings { soundness, holds }));
@@ -218,6 +220,29 @@ impl Embedded {
             let found = findings.iter().filter(|(id, identity, f)| members.found(id, identity, *f));
             found.count() > 0
         });
+    }
+
+    /// A member that was not there when the cluster formed has no identity in the configuration: it gets the one that it
+    /// votes with, so that other data under its id is told apart from then on.
+    fn name_members(&self, workers: &[Registered]) {
+        let mut proposer = self.proposer.lock();
+        let Some(config) = proposer.in_force().filter(|_| proposer.is_idle()).cloned() else { return };
+        let unnamed = |worker: &&Registered| {
+            worker.standing == Standing::Member
+                && config.members.iter().any(|m| m.id == worker.witness.worker && m.uuid.is_empty())
+        };
+        let mut next = None;
+        for Registered { witness, .. } in workers.iter().filter(unnamed) {
+            let next = next.get_or_insert_with(|| RingConfig::clone(&config));
+            for member in next.members.iter_mut().filter(|m| m.id == witness.worker && m.uuid.is_empty()) {
+                member.uuid.clone_from(&witness.uuid);
+            }
+        }
+        if let Some(mut next) = next {
+            next.epoch = Epoch(config.epoch.0 + 1);
+            // Stale: something newer was decided, and this is looked at again once that is in force.
+            let _ = proposer.propose(Arc::new(next), self.shared.now());
+        }
     }
 
     /// The calls to make now.
@@ -237,14 +262,14 @@ impl Embedded {
             let lost = state.witnesses.judge(&worker.witness, newest.map(Arc::as_ref)) == Soundness::Lost;
             let recall = !lost && !state.witnesses.has_recalled(&voter);
             let ask = if lost { None } else { proposer.ask_of(&voter) };
-            for (kind, wanted) in [(Kind::Decide, ask.is_some()), (Kind::Recall, recall), (Kind::Renew, lost)] {
+            for (kind, wanted) in [(Kind::Decide, ask.is_some()), (Kind::Recall, recall), (Kind::Renew, lost)]
+            {
                 if !wanted {
                     known.attempts.retain(|of, attempt| *of != kind || attempt.in_flight);
                     continue;
                 }
                 let seed = now.as_nanos() as u64;
-                let fresh =
-                    || Attempt { backoff: self.retry.start(seed), not_before: now, in_flight: false };
+                let fresh = || Attempt { backoff: self.retry.start(seed), not_before: now, in_flight: false };
                 let attempt = known.attempts.entry(kind).or_insert_with(fresh);
                 if !attempt.in_flight && attempt.not_before <= now && due.len() < room {
                     attempt.in_flight = true;
@@ -263,12 +288,7 @@ impl Embedded {
         waiting.map(|attempt| attempt.not_before).chain(proposer).min()
     }
 
-    fn call(
-        &self,
-        worker: Registered,
-        kind: Kind,
-        ask: Option<Ask>,
-    ) -> impl Future<Output = Answer> + use<> {
+    fn call(&self, worker: Registered, kind: Kind, ask: Option<Ask>) -> impl Future<Output = Answer> + use<> {
         let shared = self.shared.clone();
         async move {
             let (peers, address, uuid) = (&shared.peers, &worker.address, &worker.witness.uuid);
@@ -334,7 +354,11 @@ impl Embedded {
             if self.shared.epoch() == Epoch(0) {
                 self.compare_with_settings(&config);
             }
-            tracing::info!(number = config.epoch.0, members = config.member_list(), "ring configuration in force");
+            tracing::info!(
+                number = config.epoch.0,
+                members = config.member_list(),
+                "ring configuration in force"
+            );
             report_ring(&config);
             self.shared.change(|members, _, _| members.set_ring(config.clone()));
             self.shared.ring.send_replace(Some(config));
@@ -352,10 +376,19 @@ impl Embedded {
             return;
         }
         if config.epoch == self.bootstrap.epoch {
-            tracing::warn!(held, given, "the workers formed this cluster with another list than the settings give; \
-                theirs is used, the list in the settings is for forming only");
+            tracing::warn!(
+                held,
+                given,
+                "the workers formed this cluster with another list than the settings give; \
+                theirs is used, the list in the settings is for forming only"
+            );
         } else {
-            tracing::info!(number = config.epoch.0, held, given, "the workers' ring is used; the settings' list formed it");
+            tracing::info!(
+                number = config.epoch.0,
+                held,
+                given,
+                "the workers' ring is used; the settings' list formed it"
+            );
         }
     }
 }

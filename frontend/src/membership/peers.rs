@@ -9,8 +9,8 @@ use tercet_common::sync::{Memory, Witness};
 use tercet_proto::convert::{WireError, ask_to_wire};
 use tercet_proto::v1;
 use tercet_proto::v1::replica_client::ReplicaClient;
-use tonic::metadata::MetadataValue;
 use tonic::metadata::Ascii;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
@@ -43,14 +43,14 @@ impl Peers {
     /// One step of the ring register.
     pub(super) async fn decide(&self, address: &str, uuid: &str, ask: &Ask) -> Result<RegisterState, Status> {
         let request = ask_to_wire(&self.cluster_id, uuid, ask);
-        let reply = self.call(address, request, |mut client, r| async move { client.decide(r).await }).await?;
+        let reply =
+            self.call(address, request, |mut client, r| async move { client.decide(r).await }).await?;
         reply.try_into().map_err(unusable)
     }
 
     /// The worker's new uuid.
     pub(super) async fn renew(&self, address: &str, uuid: &str) -> Result<String, Status> {
-        let request =
-            v1::RenewRequest { cluster_id: self.cluster_id.clone(), worker_uuid: uuid.to_owned() };
+        let request = v1::RenewRequest { cluster_id: self.cluster_id.clone(), worker_uuid: uuid.to_owned() };
         let reply = self.call(address, request, |mut client, r| async move { client.renew(r).await }).await?;
         Ok(reply.worker_uuid)
     }
@@ -58,7 +58,8 @@ impl Peers {
     /// What the worker was told of the others.
     pub(super) async fn recall(&self, address: &str) -> Result<Vec<Witness>, Status> {
         let request = v1::RecallRequest { cluster_id: self.cluster_id.clone() };
-        let reply = self.call(address, request, |mut client, r| async move { client.recall(r).await }).await?;
+        let reply =
+            self.call(address, request, |mut client, r| async move { client.recall(r).await }).await?;
         Ok(Memory::try_from(reply).map_err(unusable)?.witnesses)
     }
 

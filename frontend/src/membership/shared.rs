@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::members::{Members, MembersView};
 use super::Timing;
+use super::members::{Members, MembersView};
 use super::peers::Peers;
 use crate::config::Secret;
 

@@ -66,9 +66,8 @@ impl Witnesses {
         let ours = self.seen.get(&now.worker);
         let theirs = self.recalled.values().flatten().filter(|witness| witness.worker == now.worker);
         let mut told = theirs.chain(ours);
-        let has_more = |then: &Witness| {
-            then.boot_generation > now.boot_generation || then.journal_seq > now.journal_seq
-        };
+        let has_more =
+            |then: &Witness| then.boot_generation > now.boot_generation || then.journal_seq > now.journal_seq;
         if told.clone().any(|then| then.uuid == now.uuid && has_more(then)) {
             return Soundness::Lost;
         }
@@ -111,7 +110,11 @@ mod tests {
         assert_eq!(witnesses.judge(&now, Some(&config)), Soundness::Open);
         witnesses.recalled(voter("w1"), vec![]);
         witnesses.recalled(voter("w9"), vec![]);
-        assert_eq!(witnesses.judge(&now, Some(&config)), Soundness::Open, "neither itself nor a spare counts");
+        assert_eq!(
+            witnesses.judge(&now, Some(&config)),
+            Soundness::Open,
+            "neither itself nor a spare counts"
+        );
         witnesses.recalled(voter("w2"), vec![witness("w1", 2, 50)]);
         assert_eq!(witnesses.judge(&now, Some(&config)), Soundness::Sound);
         assert_eq!(witnesses.judge(&witness("w9", 1, 0), Some(&config)), Soundness::Sound, "a spare");

@@ -94,7 +94,10 @@ impl Engine {
         let old = self.check_data(worker_uuid)?;
         let _gate = self.pass()?;
         let uuid = self.store.renew_identity().await?;
-        warn!(old, uuid, "the data has lost something that this worker once said: it has another identity now");
+        warn!(
+            old,
+            uuid, "the data has lost something that this worker once said: it has another identity now"
+        );
         if let Some(identity) = self.identity.lock().as_mut() {
             identity.worker_uuid.clone_from(&uuid);
         }

@@ -108,7 +108,8 @@ async fn a_restarted_worker_votes_again_and_a_wiped_one_does_not() {
     stands(&frontend, "w2", Standing::Member).await;
     machines.stop("w2").await;
     machines.start("w2").await;
-    let second = |v: &MembersView| v.get(&id("w2")).unwrap().seen.clone().unwrap().identity.boot_generation == 2;
+    let second =
+        |v: &MembersView| v.get(&id("w2")).unwrap().seen.clone().unwrap().identity.boot_generation == 2;
     sees(&frontend, second).await;
     stands(&frontend, "w2", Standing::Member).await;
     machines.stop("w2").await;
