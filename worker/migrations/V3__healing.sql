@@ -37,3 +37,21 @@ COMMENT ON COLUMN tercet.witness.worker IS 'Id of the worker.';
 COMMENT ON COLUMN tercet.witness.uuid IS 'Its worker_uuid.';
 COMMENT ON COLUMN tercet.witness.boot_generation IS 'Its boot_generation, as last told.';
 COMMENT ON COLUMN tercet.witness.journal_seq IS 'Its journal seq, as last told.';
+
+-- Space. Collected tombstones, flushed rows and leftovers are deleted in bulk, by hash or by whole partitions. `entry`
+-- has its vacuum at 5 % of dead rows from the beginning, with little delay between pages: hashes of new keys fall
+-- everywhere, so they fill what it frees, in the index too, before the table grows; a whole partition is a stretch of
+-- the index, whose pages become free as they are. Nothing better comes of vacuuming more often, since each pass reads
+-- all of the index. What is free at the table's end goes back to the file system, which is wanted there.
+--
+-- The journal keeps its length: as much is deleted at its old end as comes in at the new one. Vacuum has to follow every
+-- few thousand commits, for new rows go where the oldest were. The old rows are neighbours, so it finds them on few
+-- pages, and the visibility map spares it the rest, however long the journal is: a fixed number of dead rows suits it
+-- better than a share. To truncate a table, vacuum asks for a lock that no commit gets past, and the journal would need
+-- the space again at once.
+ALTER TABLE tercet.journal SET (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 1,
+    vacuum_truncate = off
+);

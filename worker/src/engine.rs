@@ -1,4 +1,4 @@
-//! Drives the replica's rules: tasks that commit, read, keep promises and reopen the store.
+//! Drives the replica's rules: tasks that commit, read, keep promises, scan, change and reopen the store.
 //!
 //! The rules sit behind one lock that is held for microseconds and never across a database call. Whoever changes them
 //! (a batch of requests, the outcome of a call) takes the answers and learns what may be done next in the same go.
@@ -14,6 +14,7 @@
 mod metrics;
 mod register;
 mod replies;
+pub mod scans;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,12 +35,16 @@ use self::metrics::EngineMetrics;
 pub(crate) use self::register::Refused;
 pub(crate) use self::replies::ReplyQueue;
 use crate::config::Config;
-use crate::replica::{Answer, Arrival, Limits, Replica, Stats};
-use crate::ring::membership;
+use crate::replica::{Answer, Arrival, Limits, Membership, Replica, Stats};
 use crate::store::{CommitOutcome, Count, Identity, Loaded, Page, Store, StoreError, Usage};
 
 /// The most rows of one transaction.
 const COMMIT_ROWS_MAX: usize = 4_096;
+
+/// Tasks that scan and that change partitions, to make replicas equal. Few: each call may be long, and clients' reads and
+/// writes share the connections.
+const SCANNERS: usize = 2;
+const CHANGERS: usize = 1;
 
 /// A worker's replica over its store.
 pub struct Engine {
@@ -52,6 +57,8 @@ pub struct Engine {
     commits: Notify,
     reads: Notify,
     promises: Notify,
+    scans: Notify,
+    changes: Notify,
     lost: Notify,
     callers: RwLock<HashMap<u64, Arc<ReplyQueue>>>,
     last_caller: AtomicU64,
@@ -84,6 +91,8 @@ impl Engine {
             commits: Notify::new(),
             reads: Notify::new(),
             promises: Notify::new(),
+            scans: Notify::new(),
+            changes: Notify::new(),
             lost: Notify::new(),
             callers: RwLock::new(HashMap::new()),
             last_caller: AtomicU64::new(0),
@@ -134,7 +143,8 @@ impl Engine {
         let loaded = self.store.open().await?;
         let register = self.check(&loaded)?;
         let Loaded { identity, partitions } = loaded;
-        let member = |config: &Arc<RingConfig>| membership(config, &self.id, &identity.worker_uuid);
+        let member =
+            |config: &Arc<RingConfig>| Membership::from_config(config, &self.id, &identity.worker_uuid);
         let membership = register.decided.as_ref().map(member);
         *self.register.lock().await = register;
         self.journal_seq.fetch_max(identity.journal_seq, Ordering::Relaxed);
@@ -220,6 +230,14 @@ impl Engine {
             let (engine, stop) = (self.clone(), stop.clone());
             tasks.spawn(async move { engine.read_until(&stop).await });
         }
+        for _ in 0..SCANNERS {
+            let (engine, stop) = (self.clone(), stop.clone());
+            tasks.spawn(async move { engine.scan_until(&stop).await });
+        }
+        for _ in 0..CHANGERS {
+            let (engine, stop) = (self.clone(), stop.clone());
+            tasks.spawn(async move { engine.change_until(&stop).await });
+        }
         let (engine, token) = (self.clone(), stop.clone());
         tasks.spawn(async move { engine.keep_promises_until(&token).await });
         let (engine, token) = (self.clone(), stop.clone());
@@ -255,6 +273,12 @@ impl Engine {
         }
         if work.promises {
             self.promises.notify_one();
+        }
+        if work.scan {
+            self.scans.notify_one();
+        }
+        if work.change {
+            self.changes.notify_one();
         }
         if work.reopen && self.open.send_if_modified(std::mem::take) {
             self.lost.notify_one();
@@ -306,7 +330,7 @@ impl Engine {
             let mut next = self.with(Replica::next_commit);
             while let Some((id, batch)) = next {
                 let outcome = self.store.commit(batch).await;
-                self.note(&outcome);
+                self.note("group commit", &outcome);
                 next = self.with(|replica| {
                     replica.on_commit(id, outcome);
                     replica.next_commit()
@@ -320,17 +344,19 @@ impl Engine {
         }
     }
 
-    fn note(&self, outcome: &CommitOutcome) {
+    fn note(&self, what: &'static str, outcome: &CommitOutcome) {
         match outcome {
             CommitOutcome::Committed { journal_seq, .. } => {
                 self.journal_seq.fetch_max(*journal_seq, Ordering::Relaxed);
             }
             // Told when the store was found to be lost; and of this commit nothing was sent.
             CommitOutcome::Aborted(error @ StoreError::Unreachable(_)) => {
-                debug!(%error, "a group commit was not begun");
+                debug!(%error, what, "a transaction was not begun");
             }
-            CommitOutcome::Aborted(error) => warn!(%error, "a group commit did not happen"),
-            CommitOutcome::Unknown(error) => error!(%error, "the outcome of a group commit is unknown"),
+            CommitOutcome::Aborted(error) => warn!(%error, what, "a transaction did not happen"),
+            CommitOutcome::Unknown(error) => {
+                error!(%error, what, "the outcome of a transaction is unknown");
+            }
         }
     }
 
@@ -351,6 +377,48 @@ impl Engine {
             drop(gate);
             tokio::select! {
                 () = self.reads.notified() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn scan_until(&self, stop: &CancellationToken) {
+        loop {
+            let gate = self.gate.read().await;
+            let mut next = self.with(Replica::next_scan);
+            while let Some((id, job)) = next {
+                let outcome = scans::run(&*self.store, job).await;
+                if let Err(error) = &outcome {
+                    warn!(%error, "a scan failed");
+                }
+                next = self.with(|replica| {
+                    replica.on_scan(id, outcome);
+                    replica.next_scan()
+                });
+            }
+            drop(gate);
+            tokio::select! {
+                () = self.scans.notified() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn change_until(&self, stop: &CancellationToken) {
+        loop {
+            let gate = self.gate.read().await;
+            let mut next = self.with(Replica::next_change);
+            while let Some((id, change)) = next {
+                let outcome = self.store.change(change).await;
+                self.note("change of a partition", &outcome);
+                next = self.with(|replica| {
+                    replica.on_change(id, outcome);
+                    replica.next_change()
+                });
+            }
+            drop(gate);
+            tokio::select! {
+                () = self.changes.notified() => {}
                 () = stop.cancelled() => return,
             }
         }

@@ -9,7 +9,7 @@ use tercet_proto::v1;
 use tracing::{info, warn};
 
 use super::Engine;
-use crate::ring::membership;
+use crate::replica::Membership;
 use crate::store::{RingRegister, StoreError};
 
 /// Why the worker did not do what concerns it as a whole.
@@ -118,7 +118,7 @@ impl Engine {
     }
 
     fn be_member(&self, config: &RingConfig, uuid: &str) {
-        let membership = membership(config, &self.id, uuid);
+        let membership = Membership::from_config(config, &self.id, uuid);
         self.with(|replica| replica.set_membership(membership));
     }
 }

@@ -669,4 +669,85 @@ mod tests {
         assert!(store.commit(batch([row("a", 1, "v")])).now_or_never().is_none());
         assert!(matches!(store.prove_commit().await, Err(StoreError::Unreachable(_))));
     }
+
+    #[tokio::test]
+    async fn changes_are_held_like_commits_and_end_in_any_order() {
+        let disk = MemoryDisk::new("memory");
+        let store = disk.store();
+        store.open().await.unwrap();
+        disk.hold_commits(true);
+        let (put, late) = (row("k", 5, "v"), row("k", 4, "v"));
+        let partition = put.key.partition();
+        let change = PartitionChange {
+            rows: vec![late],
+            evict: vec![(put.key.hash(), put.ballot)],
+            ..PartitionChange::none(partition)
+        };
+        let works = join(store.commit(batch([put])), store.change(change));
+        let release = async {
+            disk.wait_held(2).await;
+            assert!(disk.release(2));
+            assert_eq!(store.changes(0, 10).await.unwrap().upto, 0, "the first is under way");
+            assert!(disk.release(1));
+        };
+        let ((first, second), ()) = join(works, release).await;
+        assert_eq!(first, CommitOutcome::Committed { journal_seq: 1, rows: vec![RowOutcome::Stored] });
+        assert_eq!(second, CommitOutcome::Committed { journal_seq: 2, rows: vec![RowOutcome::Stored] });
+        assert_eq!(read_one(&store, "k").await, Some(row("k", 5, "v")), "evicted before it came");
+        assert_eq!(store.changes(0, 10).await.unwrap().upto, 2);
+    }
+
+    #[tokio::test]
+    async fn a_disk_is_set_back_to_a_backup() {
+        let disk = MemoryDisk::new("memory");
+        let store = disk.store();
+        store.open().await.unwrap();
+        store.commit(batch([row("a", 1, "v")])).await;
+        let backup = disk.snapshot();
+        store.commit(batch([row("a", 2, "v"), row("b", 2, "v")])).await;
+        let renewed = store.renew_identity().await.unwrap();
+        disk.restore(&backup);
+        assert!(matches!(store.prove_commit().await, Err(StoreError::Unreachable(_))));
+        let identity = store.open().await.unwrap().identity;
+        assert_eq!((identity.worker_uuid.as_str(), identity.journal_seq), ("memory", 1));
+        assert_eq!(read_one(&store, "a").await, Some(row("a", 1, "v")));
+        assert_eq!(read_one(&store, "b").await, None);
+        assert_ne!(store.renew_identity().await.unwrap(), renewed, "no uuid is drawn twice");
+    }
+
+    #[tokio::test]
+    async fn a_wiped_disk_is_another() {
+        let disk = MemoryDisk::new("memory");
+        let store = disk.store();
+        let before = store.open().await.unwrap().identity;
+        disk.hold_commits(true);
+        let under_way = store.commit(batch([row("a", 1, "v")]));
+        let wipe = async {
+            disk.wait_held(1).await;
+            disk.wipe();
+        };
+        let (outcome, ()) = join(under_way, wipe).await;
+        assert!(matches!(outcome, CommitOutcome::Unknown(_)), "{outcome:?}");
+        disk.land_orphans();
+        let after = store.open().await.unwrap();
+        assert_ne!(after.identity.worker_uuid, before.worker_uuid);
+        assert_eq!((after.identity.journal_seq, after.identity.boot_generation), (0, 1));
+        assert_eq!(read_one(&store, "a").await, None);
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_was_pruned_says_so() {
+        let disk = MemoryDisk::new("memory");
+        let store = disk.store();
+        store.open().await.unwrap();
+        disk.prune_journal(0);
+        assert!(!store.changes(0, 10).await.unwrap().pruned, "there was nothing to forget");
+        for seq in 1..=9 {
+            store.commit(batch([row("k", seq, "v")])).await;
+        }
+        disk.prune_journal(2);
+        assert_eq!(store.changes(6, 10).await, Ok(Changes { upto: 6, pruned: true, ..Changes::default() }));
+        let told = store.changes(7, 10).await.unwrap();
+        assert_eq!((told.upto, told.entries.len(), told.pruned), (9, 1, false));
+    }
 }

@@ -8,14 +8,15 @@ use tonic::{Code, Status};
 use super::*;
 use crate::store::MemoryDisk;
 
-/// Of `members`, each as id and uuid, one replica per partition.
+/// Of `members`, each as id and uuid, one replica per partition, all of them since the first number.
 fn config(number: u64, members: &[(&str, &str)]) -> Arc<RingConfig> {
     let member = |(id, uuid): &(&str, &str)| Member {
         uuid: (*uuid).to_owned(),
         ..Member::named(WorkerId::new(id).unwrap(), 16, "")
     };
     let members = members.iter().map(member).collect();
-    Arc::new(RingConfig::new("tercet", Epoch(number), 1, members).unwrap())
+    let first = RingConfig::new("tercet", Epoch(1), 1, members).unwrap();
+    Arc::new(RingConfig { epoch: Epoch(number), ..first })
 }
 
 fn term(n: u64) -> Term {

@@ -24,13 +24,17 @@ use super::connect::within;
 use super::error::{is_clean_abort, statement_error};
 use super::flight::InFlight;
 
-/// `$1` partition, `$2` hashes, `$3` to `$6` the ballots.
-static EVICT: LazyLock<String> = LazyLock::new(|| {
+/// `$1` partition, `$2` hashes, `$3` to `$6` the ballots. One index look-up per hash, whatever the planner believes of the
+/// table; the rows are locked already, so they stay where they are found.
+pub(super) static EVICT: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "DELETE FROM tercet.entry AS e USING unnest($2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], \
-           $6::bigint[]) AS u (hash, epoch, n, incarnation, seq) \
-         WHERE e.partition = $1::smallint AND e.key_hash = u.hash AND (e.kind = {PLACEHOLDER} \
-           OR (e.epoch, e.n, e.incarnation, e.seq) = (u.epoch, u.n, u.incarnation, u.seq))"
+        "DELETE FROM tercet.entry WHERE ctid = ANY (ARRAY(SELECT e.ctid \
+           FROM unnest($2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) \
+             AS u (hash, epoch, n, incarnation, seq) \
+           CROSS JOIN LATERAL (SELECT ctid, kind, epoch, n, incarnation, seq FROM tercet.entry \
+             WHERE partition = $1::smallint AND key_hash = u.hash LIMIT 1) AS e \
+           WHERE e.kind = {PLACEHOLDER} \
+             OR (e.epoch, e.n, e.incarnation, e.seq) = (u.epoch, u.n, u.incarnation, u.seq)))"
     )
 });
 
@@ -47,6 +51,7 @@ const SET_PARTITION: &str = "UPDATE tercet.partition SET \
      WHERE id = $1::smallint";
 
 pub(super) async fn change(session: &Session, change: &PartitionChange) -> CommitOutcome {
+    let _repair = session.repairs.acquire().await;
     // While rows below an old flush are deleted, the flush must not be lowered: rows that the change lets in would go
     // too. Before a connection is taken, because who deletes waits for one.
     let _turn = match change.flush {

@@ -10,12 +10,10 @@ use super::connect::within;
 /// Rows of one transaction.
 const STEP_ROWS_MAX: usize = 500;
 
-/// `$1` partitions, `$2` rows. Through the primary key, and locked in its order.
-const DROP: &str = "WITH gone AS MATERIALIZED ( \
-       SELECT e.partition, e.key_hash FROM unnest($1::smallint[]) AS u (id) \
-       CROSS JOIN LATERAL (SELECT partition, key_hash FROM tercet.entry \
-         WHERE partition = u.id ORDER BY key_hash LIMIT $2::bigint) AS e LIMIT $2 \
-     ) DELETE FROM tercet.entry AS e USING gone WHERE (e.partition, e.key_hash) = (gone.partition, gone.key_hash)";
+/// `$1` partitions, `$2` rows. Found through the primary key, and locked in its order.
+pub(super) const DROP: &str = "DELETE FROM tercet.entry WHERE ctid = ANY (ARRAY(SELECT e.ctid \
+       FROM unnest($1::smallint[]) AS u (id) CROSS JOIN LATERAL (SELECT ctid FROM tercet.entry \
+         WHERE partition = u.id ORDER BY key_hash LIMIT $2::bigint FOR UPDATE) AS e LIMIT $2))";
 
 pub(super) async fn drop_leftovers(
     session: &Session,
@@ -28,10 +26,9 @@ pub(super) async fn drop_leftovers(
     let mut dropped = 0;
     while dropped < limit {
         let step = STEP_ROWS_MAX.min(limit - dropped);
+        let _repair = session.repairs.acquire().await;
         let client = session.writers.get().await?;
-        // Not prepared for long, as with the deletion of flushed rows.
         let gone = within(session.patience, client.execute(DROP, &[&partitions, &(step as i64)])).await?;
-        drop(client);
         dropped += usize::try_from(gone).unwrap_or(usize::MAX);
         if gone < step as u64 {
             break;

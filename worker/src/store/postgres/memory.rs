@@ -35,6 +35,7 @@ pub(super) async fn remember(session: &Session, memory: &Memory) -> Result<(), S
     };
     let (generations, journal_seqs) = (numbers(|w| w.boot_generation)?, numbers(|w| w.journal_seq)?);
     let params: [&(dyn ToSql + Sync); 6] = [&peers, &seqs, &workers, &uuids, &generations, &journal_seqs];
+    let _repair = session.repairs.acquire().await;
     let client = session.writers.get().await?;
     within(session.patience, client.execute(REMEMBER, &params)).await.map(drop)
 }

@@ -1,9 +1,9 @@
 //! The store over PostgreSQL 13 or later. The schema is in `worker/migrations` and explained in `worker/SCHEMA.md`.
 //!
 //! ```text
-//! control   one connection: the advisory lock, promises, the ring, proofs of life; its end is the store's end
-//! writers   a pool: one statement and one round trip per batch, each its own transaction
-//! readers   a pool, read-only: rows by key, scans, counts
+//! control   one connection: the advisory lock, promises, the register, proofs of life; its end is the store's end
+//! writers   a pool: one statement and one round trip per batch, each its own transaction; repairs beside them
+//! readers   a pool, read-only: rows by key, scans, counts, digests, the journal
 //! ```
 //!
 //! **When the store is lost.** A commit whose answer never came may have happened, and may still happen as long as a
@@ -41,7 +41,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tercet_common::sync::{Changes, DigestEntry, Memory};
 use tercet_common::{KeyHash, PartitionId, Promise, Row, UnixMillis};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
@@ -63,8 +63,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long [`Store::close`] waits for the control connection to end in order.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Writers' connections for changes and leftovers.
-const REPAIR_WRITERS: usize = 2;
+/// Repairs at once: changes, leftovers, what is remembered. More would take connections from commits.
+const REPAIRS_MAX: usize = 2;
 
 /// See the module.
 pub struct PostgresStore {
@@ -101,6 +101,8 @@ struct Session {
     /// A checkpoint is due.
     checkpoint_due: Notify,
     purge: Mutex<Purge>,
+    /// Taken before a connection, and before `purge_turn`. Never closed.
+    repairs: Semaphore,
     /// Flushed rows are to be deleted.
     purge_due: Notify,
     /// Held by a statement that deletes flushed rows, and by a change that may lower a flush. For no longer than one
@@ -167,11 +169,12 @@ impl PostgresStore {
             statements: within(patience, ControlStatements::prepare(&control)).await?,
             control,
             // More than commits at once, so that neither waits for the other: for checkpoints, purges, and repairs.
-            writers: connections(Role::Writer, target.writers + 2 + REPAIR_WRITERS)?,
+            writers: connections(Role::Writer, target.writers + 2 + REPAIRS_MAX)?,
             readers: connections(Role::Reader, target.readers)?,
             ledger: Mutex::new(ledger),
             checkpoint_due: Notify::new(),
             purge: Mutex::new(Purge::new(&loaded.partitions)),
+            repairs: Semaphore::new(REPAIRS_MAX),
             purge_due: Notify::new(),
             purge_turn: tokio::sync::Mutex::new(()),
             rows: AtomicU64::new(0),
