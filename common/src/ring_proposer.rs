@@ -201,6 +201,11 @@ impl Proposer {
         }
     }
 
+    /// Nothing is proposed or left to complete.
+    pub fn is_idle(&self) -> bool {
+        self.attempt.is_none() && !self.has_business()
+    }
+
     /// When [`Proposer::tick`] may change something although nobody answered.
     pub fn wakes_at(&self) -> Option<Duration> {
         if self.attempt.is_some() {

@@ -23,6 +23,9 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::store::StoreError;
 
+/// A frontend that restarts is to serve within 3 s, and knows nobody before.
+const RECONNECT_WAIT_MAX: Duration = Duration::from_millis(500);
+
 type Proof = Pin<Box<dyn Future<Output = Result<Duration, StoreError>> + Send>>;
 
 /// Probes for good, once per `interval`, and publishes what it finds.
@@ -91,14 +94,9 @@ pub(crate) fn first_beat(config: &Config, address: String) -> v1::HeartbeatReque
 }
 
 /// Beats to one frontend for good, connecting again whenever it has to.
-pub(crate) async fn beat(
-    frontend: Endpoint,
-    secret: Secret,
-    interval: Duration,
-    beats: watch::Receiver<v1::HeartbeatRequest>,
-) {
+pub(crate) async fn beat(frontend: Endpoint, secret: Secret, beats: watch::Receiver<v1::HeartbeatRequest>) {
     let name = frontend.uri().to_string();
-    let policy = BackoffPolicy::new(Duration::from_millis(50), interval.max(Duration::from_millis(50)), 0.5);
+    let policy = BackoffPolicy::new(Duration::from_millis(50), RECONNECT_WAIT_MAX, 0.5);
     let mut backoff = policy.expect("constants in order").start(rand::random());
     let mut reported = false;
     loop {

@@ -146,11 +146,7 @@ impl Worker {
         let beats = watch::Sender::new(heartbeat::first_beat(&config, address));
         for frontend in frontends {
             let receiver = beats.subscribe();
-            until(
-                &tasks,
-                &stop,
-                heartbeat::beat(frontend, secret.clone(), config.heartbeat_interval, receiver),
-            );
+            until(&tasks, &stop, heartbeat::beat(frontend, secret.clone(), receiver));
         }
         until(&tasks, &stop, heartbeat::probe(engine.clone(), config.heartbeat_interval, beats));
         stop_on_error.disarm();

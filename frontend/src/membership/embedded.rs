@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use tonic::{Code, Status};
 
 use super::beat::{Identity, described};
-use super::members::{Findings, Registered};
+use super::members::{Findings, Registered, Standing};
 use super::shared::Shared;
 use super::witnesses::{Soundness, Witnesses};
 use super::{Formation, Membership, MembershipError};
@@ -149,6 +149,7 @@ impl Embedded {
             let workers = self.shared.read(|members, _| members.registered());
             self.follow(&mut state, &workers);
             self.judge(&mut state, &workers);
+            self.name_members(&workers);
             self.publish();
             for (worker, kind, ask) in self.due(&mut state, workers, CALLS_MAX.saturating_sub(calls.len())) {
                 calls.push(self.call(worker, kind, ask));
@@ -209,7 +210,7 @@ impl Embedded {
             let soundness = state.witnesses.judge(&worker.witness, newest.as_deref());
             proposer.trust(&voter, soundness == Soundness::Sound, now);
             let holds = proposer.knows(&voter).filter(|holds| *holds > Epoch(0));
-            if worker.standing == super::Standing::Member && soundness == Soundness::Sound {
+            if worker.standing == Standing::Member && soundness == Soundness::Sound {
                 state.witnesses.saw(&worker.witness);
             }
             findings.push((voter.id, worker.identity(), Findings { soundness, holds }));
@@ -219,6 +220,29 @@ impl Embedded {
             let found = findings.iter().filter(|(id, identity, f)| members.found(id, identity, *f));
             found.count() > 0
         });
+    }
+
+    /// A member that was not there when the cluster formed has no identity in the configuration: it gets the one that it
+    /// votes with, so that other data under its id is told apart from then on.
+    fn name_members(&self, workers: &[Registered]) {
+        let mut proposer = self.proposer.lock();
+        let Some(config) = proposer.in_force().filter(|_| proposer.is_idle()).cloned() else { return };
+        let unnamed = |worker: &&Registered| {
+            worker.standing == Standing::Member
+                && config.members.iter().any(|m| m.id == worker.witness.worker && m.uuid.is_empty())
+        };
+        let mut next = None;
+        for Registered { witness, .. } in workers.iter().filter(unnamed) {
+            let next = next.get_or_insert_with(|| RingConfig::clone(&config));
+            for member in next.members.iter_mut().filter(|m| m.id == witness.worker && m.uuid.is_empty()) {
+                member.uuid.clone_from(&witness.uuid);
+            }
+        }
+        if let Some(mut next) = next {
+            next.epoch = Epoch(config.epoch.0 + 1);
+            // Stale: something newer was decided, and this is looked at again once that is in force.
+            let _ = proposer.propose(Arc::new(next), self.shared.now());
+        }
     }
 
     /// The calls to make now.

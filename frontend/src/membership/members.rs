@@ -417,8 +417,10 @@ mod tests {
                 uuid: (*uuid).to_owned(),
                 ..Member::named(id(w), 128, "")
             };
-            let members = members.iter().map(member).collect();
-            self.set_ring(Arc::new(RingConfig::new("c", Epoch(epoch), REPLICAS, members).unwrap()));
+            let workers = vec![Member::named(id("w1"), 128, ""), Member::named(id("w2"), 128, "")];
+            let mut config = RingConfig::new("c", Epoch(epoch), 2, workers).unwrap();
+            config.members = members.iter().map(member).collect();
+            self.set_ring(Arc::new(config));
         }
 
         fn sees(&self, worker: &str, at: u64) -> (Standing, Health) {

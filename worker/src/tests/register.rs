@@ -6,15 +6,17 @@ use tercet_proto::convert::ask_to_wire;
 use tonic::{Code, Status};
 
 use super::*;
+use crate::store::MemoryDisk;
 
-/// Of `members`, each as id and uuid, one replica per partition.
+/// Of `members`, each as id and uuid, one replica per partition, all of them since the first number.
 fn config(number: u64, members: &[(&str, &str)]) -> Arc<RingConfig> {
     let member = |(id, uuid): &(&str, &str)| Member {
         uuid: (*uuid).to_owned(),
         ..Member::named(WorkerId::new(id).unwrap(), 16, "")
     };
     let members = members.iter().map(member).collect();
-    Arc::new(RingConfig::new("tercet", Epoch(number), 1, members).unwrap())
+    let first = RingConfig::new("tercet", Epoch(1), 1, members).unwrap();
+    Arc::new(RingConfig { epoch: Epoch(number), ..first })
 }
 
 fn term(n: u64) -> Term {
@@ -122,25 +124,29 @@ async fn a_register_from_before_configurations_could_change_is_the_first_one() {
 #[tokio::test]
 async fn a_renewed_worker_is_another_member_and_says_so_in_its_beats() {
     let (address, mut beats, ..) = heartbeats::frontend("127.0.0.1:0").await;
-    let (store, _) = ScriptedStore::new();
-    let worker = Worker::start(Config { frontends: vec![address], ..super::config() }, store.clone(), None);
-    let worker = worker.await.unwrap();
-    decide(&worker, "one", &known(&config(1, &[("w1", "one")]))).await.unwrap();
+    let disk = MemoryDisk::new("disk");
+    let beating = Config { frontends: vec![address], ..super::config() };
+    let worker = Worker::start(beating, Arc::new(disk.store()), None).await.unwrap();
+    let old = worker.engine().identity().unwrap().worker_uuid;
+    decide(&worker, &old, &known(&config(1, &[("w1", &old)]))).await.unwrap();
     assert_eq!(not_member(&worker).await, 0);
-    let renew = |uuid: &str| v1::RenewRequest { cluster_id: "tercet".into(), worker_uuid: uuid.into() };
+    let renew = || v1::RenewRequest { cluster_id: "tercet".into(), worker_uuid: old.clone() };
     let mut client = client(&worker).await;
-    let uuid = client.renew(renew("one")).await.unwrap().into_inner().worker_uuid;
-    assert_ne!(uuid, "one");
-    assert_eq!(client.renew(renew("one")).await.unwrap_err().code(), Code::FailedPrecondition, "not twice");
+    let new = client.renew(renew()).await.unwrap().into_inner().worker_uuid;
+    assert_ne!(new, old);
+    assert_eq!(client.renew(renew()).await.unwrap_err().code(), Code::FailedPrecondition, "not twice");
     assert_eq!(not_member(&worker).await, 100);
-    while beats.recv().await.unwrap().1.worker_uuid != uuid {}
+    while beats.recv().await.unwrap().1.worker_uuid != new {}
+    worker.stop().await.unwrap();
+    let worker = Worker::start(super::config(), Arc::new(disk.store()), None).await.unwrap();
+    assert_eq!((worker.engine().identity().unwrap().worker_uuid, not_member(&worker).await), (new, 100));
     worker.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn what_it_is_told_of_others_is_recalled() {
-    let (store, _) = ScriptedStore::new();
-    let worker = start(&store).await;
+    let worker = Worker::start(super::config(), Arc::new(MemoryDisk::new("disk").store()), None);
+    let worker = worker.await.unwrap();
     let mut client = client(&worker).await;
     let witness =
         v1::SyncWitness { worker: "w2".into(), uuid: "two".into(), boot_generation: 4, journal_seq: 9 };
