@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tercet_common::{PARTITIONS, PartitionId};
 
+use super::HealError;
 use crate::coordinator::core::WorkerIx;
 
 /// A kind of work, the most urgent first. The names are those of metrics and status.
@@ -80,6 +81,17 @@ pub enum Ended {
     Failed,
     /// Nothing is left to be done: the ring has changed.
     Obsolete,
+}
+
+impl Ended {
+    /// A copy for an epoch that is over is not needed any more. Anything else is as needed in the next one.
+    pub fn of(kind: Kind, outcome: &Result<(), HealError>) -> Self {
+        match outcome {
+            Ok(()) => Self::Done,
+            Err(HealError::Moved) if kind == Kind::Copy => Self::Obsolete,
+            Err(_) => Self::Failed,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
