@@ -275,7 +275,7 @@ fn checksum(entries: &[DigestEntry]) -> u64 {
     let bytes = |entry: &DigestEntry| {
         let Ballot { epoch, term, seq } = entry.ballot;
         let numbers = [epoch.0, term.n, term.incarnation.0, seq].map(u64::to_be_bytes).concat();
-        entry.hash.0.to_vec().into_iter().chain(numbers).collect::<Vec<_>>()
+        entry.hash.0.into_iter().chain(numbers).collect::<Vec<_>>()
     };
     entries
         .iter()
