@@ -472,7 +472,7 @@ impl World {
 #[test]
 fn nothing_stale_is_shown_and_nothing_comes_back_in_random_schedules() {
     let (mut stable, mut collections) = (0, 0);
-    for seed in 0..120 {
+    for seed in 0..80 {
         let result = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
             (0..1_500).for_each(|_| world.step());
@@ -491,5 +491,5 @@ fn nothing_stale_is_shown_and_nothing_comes_back_in_random_schedules() {
             }
         }
     }
-    assert!(stable > 40 && collections > 40, "{stable} copies, {collections} collected keys");
+    assert!(stable > 25 && collections > 25, "{stable} copies, {collections} collected keys");
 }
