@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tercet_common::{
     Ballot, Incarnation, Key, Member, PARTITIONS, PartitionId, Promise, ReplicaReply, ReplicaRequest,
-    RingConfig, UnixMillis, VectorClock,
+    RingConfig, UnixMillis, VectorClock, WorkerId,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -114,11 +114,6 @@ impl Cluster {
         self.formed.get()
     }
 
-    /// The configuration that the cores work with.
-    pub(crate) fn ring_config(&self) -> Option<Arc<RingConfig>> {
-        self.formed().map(|formed| formed.ring().config.clone())
-    }
-
     /// A partition's replicas by number; `None` before the cluster has formed.
     pub(crate) fn group(&self, id: PartitionId) -> Option<Group> {
         self.formed().map(|formed| formed.ring().group(id))
@@ -128,6 +123,16 @@ impl Cluster {
     pub(crate) fn number_of(&self, config: &RingConfig, member: u16) -> Option<WorkerIx> {
         let ring = self.formed()?.ring();
         (ring.config.epoch == config.epoch).then(|| ring.workers.get(usize::from(member)).copied())?
+    }
+
+    /// The number of a worker over certain data, if it is or was a member.
+    pub(crate) fn find_worker(&self, id: &WorkerId, uuid: &str) -> Option<WorkerIx> {
+        self.formed()?.roster.find(id, uuid)
+    }
+
+    /// Keys that workers missed and that wait to be repaired.
+    pub(crate) fn missed_keys(&self) -> usize {
+        self.formed().map_or(0, |formed| formed.repairs.len())
     }
 
     /// Whether a worker can be asked now.
@@ -373,7 +378,10 @@ impl Cluster {
             )
         };
         self.account(formed, &completions, &ended, &counts);
-        formed.repairs.add(missed);
+        if !missed.is_empty() {
+            self.healing.missed(missed.iter().map(|(worker, _)| *worker));
+            formed.repairs.add(missed);
+        }
         for completion in completions {
             completion.deliver();
         }

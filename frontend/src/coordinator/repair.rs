@@ -107,6 +107,15 @@ impl RepairQueue {
         }
     }
 
+    /// What waits for all workers.
+    pub fn len(&self) -> usize {
+        self.0.read().iter().map(|queue| queue.backlog.lock().len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// What waits for a worker.
     pub fn depth(&self, worker: usize) -> usize {
         self.0.read().get(worker).map_or(0, |queue| queue.backlog.lock().len())

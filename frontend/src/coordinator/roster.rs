@@ -67,8 +67,4 @@ impl RingState {
         };
         Group { epoch: row.epoch, replicas: numbers(&row.replicas), next: row.next.as_ref().map(numbers) }
     }
-
-    pub(super) fn member_of(&self, worker: WorkerIx) -> Option<usize> {
-        self.workers.iter().position(|ix| *ix == worker)
-    }
 }

@@ -4,54 +4,41 @@
 //! plan ─▶ hold and drain the partitions ─▶ decide the configuration ─▶ cores take it ─▶ newcomers copy ─▶ plan …
 //! ```
 //!
-//! `tercet_common::ring_change` says what comes next, the register decides it, and [`crate::healing::copy`] copies. All
-//! that is kept here is which copies are done: after a restart of the frontend they are made again, and send little.
+//! `tercet_common::ring_change` says what comes next, the register decides it, and newcomers copy (`tasks`). Nothing of it
+//! is kept: after a restart of the frontend copies are made again, and send little.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tercet_common::detector::Verdict;
 use tercet_common::ring_change::{self, Change, Decision, Sighting, Situation, Wait, What};
-use tercet_common::{Epoch, PartitionId, RingConfig, WorkerId};
+use tercet_common::{PartitionId, RingConfig, WorkerId};
 use tokio::sync::{oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Order;
+use super::tasks::Tasks;
 use crate::coordinator::DrainError;
 use crate::coordinator::cluster::Cluster;
-use crate::coordinator::core::WorkerIx;
 use crate::coordinator::roster::Peer;
 use crate::coordinator::status::Health;
-use crate::healing::HealError;
-use crate::healing::copy::{self, Copied, CopyJob};
+use crate::healing::copy::Copied;
 use crate::membership::{MembersView, Membership, MembershipHandle, Standing};
 
 /// How often the plan is looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// While partitions are being copied, configurations that complete some of them are at least this far apart.
 const COMPLETE_EVERY: Duration = Duration::from_millis(1_000);
-/// Copies under way at once.
-const COPIES_AT_ONCE: usize = 16;
-/// A copy that failed is tried again after this long.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How long puts that are under way may take to end before their partition changes all the same. (They are not lost
 /// then: the new epoch finds out what became of them.)
 const DRAIN_PATIENCE: Duration = Duration::from_millis(300);
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 /// How long a configuration may take to be decided.
 const DECIDE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// A copy: of which partition, in which epoch, to whose data.
-type CopyName = (PartitionId, Epoch, String);
-
-struct Copying {
-    name: CopyName,
-    result: Result<(), HealError>,
-}
 
 /// See the module. Runs until `until`.
 pub(crate) async fn run(
@@ -73,10 +60,7 @@ pub(crate) async fn run(
         config: first.clone(),
         uptimes: BTreeMap::new(),
         began: Instant::now(),
-        copies: JoinSet::new(),
-        under_way: BTreeSet::new(),
-        copied: BTreeSet::new(),
-        retry: BTreeMap::new(),
+        healer: Tasks::new(cluster.clone(), call_life(cluster.config.replica_timeout)),
         last_change: None,
         deciding: None,
     };
@@ -94,11 +78,11 @@ pub(crate) async fn run(
                 newest.into_iter().for_each(|config| driver.adopt(config));
             }
             Some(order) = orders.recv(), if driver.deciding.is_none() => driver.obey(order),
-            Some(Ok(done)) = driver.copies.join_next() => driver.copy_ended(done),
+            finished = driver.healer.finished() => finished.into_iter().for_each(|done| driver.healer.ended(done)),
             outcome = decision(&mut driver.deciding) => driver.decided(outcome),
-            _ = tick.tick(), if driver.deciding.is_none() => driver.step(),
+            _ = tick.tick() => driver.step(),
         }
-        driver.start_copies();
+        driver.healer.start(&driver.membership.members_now());
     }
 }
 
@@ -132,11 +116,7 @@ struct Driver {
     /// Since when each worker has been alive over the same data.
     uptimes: BTreeMap<WorkerId, (String, Instant)>,
     began: Instant,
-    copies: JoinSet<Copying>,
-    under_way: BTreeSet<CopyName>,
-    copied: BTreeSet<CopyName>,
-    /// Copies that failed, and when to try again.
-    retry: BTreeMap<CopyName, Instant>,
+    healer: Tasks,
     last_change: Option<Instant>,
     /// One at a time.
     deciding: Option<Deciding>,
@@ -155,9 +135,7 @@ impl Driver {
             return;
         }
         self.config = config;
-        let current = |name: &CopyName| self.config.assignment(name.0).epoch == name.1;
-        self.copied.retain(&current);
-        self.retry.retain(|name, _| current(name));
+        self.healer.placed();
         let progress = &self.cluster.healing.progress;
         if self.config.is_stable() {
             if let Some((what, took, copies, sent)) = progress.ended() {
@@ -180,6 +158,10 @@ impl Driver {
 
     /// One look at the plan, and what follows from it.
     fn step(&mut self) {
+        self.healer.look(&self.membership.members_now());
+        if self.deciding.is_some() {
+            return;
+        }
         match self.plan() {
             Decision::Rest => self.waits(None),
             Decision::Wait(Wait::Copying { .. }) => self.waits(None),
@@ -196,9 +178,9 @@ impl Driver {
     fn plan(&mut self) -> Decision {
         let workers = self.sightings();
         let copied = |partition: PartitionId, member: u16| {
-            let uuid = &self.config.members[usize::from(member)].uuid;
             let epoch = self.config.assignment(partition).epoch;
-            self.copied.contains(&(partition, epoch, uuid.clone()))
+            let newcomer = self.cluster.number_of(&self.config, member);
+            newcomer.is_some_and(|newcomer| self.healer.has_copied(&(partition, epoch, newcomer)))
         };
         let situation = Situation {
             config: &self.config,
@@ -325,68 +307,12 @@ impl Driver {
         };
         let _ = decided.send(outcome);
     }
+}
 
-    fn start_copies(&mut self) {
-        if self.config.is_stable() {
-            return;
-        }
-        for partition in self.config.clone().joint_partitions() {
-            for newcomer in self.config.assignment(partition).newcomers() {
-                if self.copies.len() >= COPIES_AT_ONCE {
-                    return;
-                }
-                self.start_copy(partition, newcomer);
-            }
-        }
-    }
-
-    fn start_copy(&mut self, partition: PartitionId, newcomer: u16) {
-        let row = self.config.assignment(partition);
-        let name = (partition, row.epoch, self.config.members[usize::from(newcomer)].uuid.clone());
-        let waits = self.retry.get(&name).is_some_and(|at| Instant::now() < *at);
-        if self.copied.contains(&name) || self.under_way.contains(&name) || waits {
-            return;
-        }
-        let Some(group) = self.cluster.group(partition).filter(|group| group.epoch == row.epoch) else {
-            return;
-        };
-        let Some(to) = self.cluster.number_of(&self.config, newcomer) else { return };
-        let (up, down): (Vec<WorkerIx>, Vec<WorkerIx>) =
-            group.replicas.iter().partition(|worker| self.cluster.is_available(**worker));
-        if !self.cluster.is_available(to) {
-            return;
-        }
-        let job = CopyJob { partition, epoch: row.epoch, old: [up, down].concat(), newcomer: to };
-        let cluster = self.cluster.clone();
-        self.under_way.insert(name.clone());
-        self.copies.spawn(async move {
-            let (mut done, mut told) = (Copied::default(), (0, 0));
-            let mut progress = |now: &Copied| {
-                cluster.healing.progress.sent(now.rows - told.0, now.bytes - told.1);
-                told = (now.rows, now.bytes);
-            };
-            let result = copy::copy(&*cluster, &job, &mut done, &mut progress).await;
-            Copying { name, result }
-        });
-    }
-
-    fn copy_ended(&mut self, Copying { name, result }: Copying) {
-        self.under_way.remove(&name);
-        if self.config.assignment(name.0).epoch != name.1 {
-            return;
-        }
-        match result {
-            Ok(()) => {
-                self.cluster.healing.progress.copied();
-                self.retry.remove(&name);
-                self.copied.insert(name);
-            }
-            Err(error) => {
-                tracing::debug!(partition = %name.0, %error, "a copy failed; will try again");
-                self.retry.insert(name, Instant::now() + RETRY_AFTER);
-            }
-        }
-    }
+/// The longest that a put is under way: the core gives a call up after some timeouts, and large rows take longer; doubled
+/// for what a worker still commits then.
+fn call_life(replica_timeout: Duration) -> Duration {
+    (replica_timeout * 8).max(Duration::from_secs(10))
 }
 
 /// Holds new puts of these partitions and waits a moment for those under way.

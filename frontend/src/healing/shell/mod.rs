@@ -1,8 +1,8 @@
 //! The shell around healing: runs what the rules decide, over the real links, below the traffic of clients.
 //!
 //! ```text
-//! changes      watches workers and configuration; decides ring changes, has newcomers copy
-//! background   compares replicas, catches up workers that were away, collects tombstones
+//! changes      watches workers and configuration; decides ring changes
+//! tasks        copies for newcomers, comparisons, delta syncs, collections: what the schedule hands out
 //! peers        requests over the links, with a throttle
 //! progress     what status and metrics show of it
 //! ```
@@ -10,12 +10,18 @@
 pub(crate) mod changes;
 mod peers;
 pub(crate) mod progress;
+mod tasks;
 
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use parking_lot::Mutex;
 use tercet_common::WorkerId;
 use tokio::sync::{mpsc, oneshot};
 
 use self::progress::Progress;
 use crate::coordinator::DrainError;
+use crate::coordinator::core::WorkerIx;
 use crate::coordinator::status::{HealingStatus, RingStatus};
 
 /// Orders that may wait.
@@ -33,13 +39,25 @@ pub(crate) struct Healing {
     pub(crate) progress: Progress,
     orders: mpsc::Sender<Order>,
     /// Taken by the one who carries them out.
-    queue: parking_lot::Mutex<Option<mpsc::Receiver<Order>>>,
+    queue: Mutex<Option<mpsc::Receiver<Order>>>,
+    /// Workers that may have missed something, and when that was last so.
+    missed: Mutex<BTreeMap<WorkerIx, Instant>>,
 }
 
 impl Healing {
     pub(crate) fn new() -> Self {
         let (orders, queue) = mpsc::channel(ORDERS);
-        Self { progress: Progress::new(), orders, queue: parking_lot::Mutex::new(Some(queue)) }
+        Self { progress: Progress::new(), orders, queue: Mutex::new(Some(queue)), missed: Mutex::default() }
+    }
+
+    /// Something did not reach a worker, or may not have.
+    pub(crate) fn missed(&self, workers: impl IntoIterator<Item = WorkerIx>) {
+        let mut missed = self.missed.lock();
+        missed.extend(workers.into_iter().map(|worker| (worker, Instant::now())));
+    }
+
+    fn take_missed(&self) -> BTreeMap<WorkerIx, Instant> {
+        std::mem::take(&mut self.missed.lock())
     }
 
     pub(crate) fn status(&self) -> (RingStatus, HealingStatus) {

@@ -61,10 +61,13 @@ impl Progress {
     }
 
     /// A copy has sent more.
-    pub(super) fn sent(&self, rows: u64, bytes: u64) {
+    pub(super) fn sent(&self, before: &Copied, now: &Copied) {
         if let Some(change) = &mut self.0.lock().change {
-            change.sent.rows += rows;
-            change.sent.bytes += bytes;
+            let sent = &mut change.sent;
+            sent.rows += now.rows - before.rows;
+            sent.bytes += now.bytes - before.bytes;
+            sent.kept += now.kept - before.kept;
+            sent.evicted += now.evicted - before.evicted;
         }
     }
 
