@@ -175,6 +175,27 @@ fn without_a_majority_of_the_new_members_nothing_is_decided() {
 }
 
 #[test]
+fn without_a_majority_of_the_old_members_nothing_is_decided() {
+    let mut cluster = Cluster::new(&[1, 2, 3, 4], &[1, 2, 3, 4]);
+    cluster.settle();
+    cluster.leave(4);
+    cluster.propose(config(2, &[1, 2, 3])).unwrap();
+    for n in [1, 2, 3] {
+        let ask = cluster.proposer.ask_of(&voter(n)).unwrap();
+        assert_eq!(ask.accept, None, "promises first");
+        let state = cluster.workers[&n].step(&ask).unwrap();
+        cluster.proposer.answered(&voter(n), state.clone(), NOW);
+        cluster.workers.insert(n, state);
+    }
+    let w3 = cluster.leave(3);
+    cluster.settle();
+    assert_eq!(cluster.in_force(), force(1, "w1, w2, w3, w4"), "two are a majority of the new members only");
+    cluster.join(3, w3);
+    cluster.settle();
+    assert_eq!(cluster.in_force(), force(2, "w1, w2, w3"));
+}
+
+#[test]
 fn what_a_minority_has_voted_for_is_completed() {
     let mut first = Cluster::new(&[1, 2, 3], &[1, 2, 3]);
     first.settle();
@@ -244,6 +265,11 @@ fn an_answer_from_before_does_not_undo_a_later_one() {
 /// What happens next in a random schedule; the numbers choose among what there is.
 #[derive(Clone, Debug)]
 enum Event {
+    /// A frontend asks a worker, and has the answer.
+    Exchange {
+        frontend: usize,
+        worker: usize,
+    },
     /// A frontend asks a worker; the worker answers at once, and the answer is under way.
     Ask {
         frontend: usize,
@@ -281,12 +307,14 @@ const WORKERS: usize = 5;
 fn event() -> impl Strategy<Value = Event> {
     let (frontend, worker) = (0..FRONTENDS, 1..=WORKERS);
     prop_oneof![
-        12 => (frontend.clone(), worker.clone()).prop_map(|(frontend, worker)| Event::Ask { frontend, worker }),
+        40 => (frontend.clone(), worker.clone())
+            .prop_map(|(frontend, worker)| Event::Exchange { frontend, worker }),
+        6 => (frontend.clone(), worker.clone()).prop_map(|(frontend, worker)| Event::Ask { frontend, worker }),
         2 => (frontend.clone(), worker.clone())
             .prop_map(|(frontend, worker)| Event::LoseAnswer { frontend, worker }),
-        14 => (any::<usize>(), prop::bool::weighted(0.1))
+        6 => (any::<usize>(), prop::bool::weighted(0.1))
             .prop_map(|(which, again)| Event::Deliver { which, again }),
-        2 => (frontend.clone(), 0..WORKERS).prop_map(|(frontend, change)| Event::Propose { frontend, change }),
+        6 => (frontend.clone(), 0..WORKERS).prop_map(|(frontend, change)| Event::Propose { frontend, change }),
         1 => frontend.clone().prop_map(|frontend| Event::Crash { frontend }),
         1 => (frontend, worker).prop_map(|(frontend, worker)| Event::Cut { frontend, worker }),
         2 => Just(Event::Wait),
@@ -331,6 +359,11 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
+            Event::Exchange { frontend, worker } => {
+                if let Some(state) = self.ask(frontend, worker) {
+                    self.frontends[frontend].answered(&voter(worker), state, self.now);
+                }
+            }
             Event::Ask { frontend, worker } => {
                 if let Some(state) = self.ask(frontend, worker) {
                     self.answers.push((self.frontends[frontend].incarnation.0, worker, state));
@@ -425,7 +458,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 250, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_number_is_decided_twice_and_nothing_decided_is_lost(events in prop::collection::vec(event(), 0..400)) {
+    fn no_number_is_decided_twice_and_nothing_decided_is_lost(events in prop::collection::vec(event(), 0..600)) {
         let mut world = World::new();
         for event in events {
             world.happen(event);
