@@ -63,7 +63,8 @@ async fn a_dead_worker_is_replaced_and_a_second_failure_costs_nothing() {
     load.proceed(STRETCH).await;
     cluster.node("kill", &primary).await;
     let read = rest.get("/api/kv/story").await;
-    assert_eq!((read.status, value_and_source(read.text()).0.as_str()), (200, "Persistent Data"));
+    assert_eq!(read.status, 200, "{}", read.text());
+    assert_eq!(value_and_source(read.text()).0, "Persistent Data");
 
     eventually("the spare worker holds the key", async || {
         let held = listing(&cluster, spare).await?;
