@@ -4,10 +4,16 @@
 //! heartbeats and passes them on, so that the other workers remember them durably. A worker that comes back with less
 //! than anyone remembers is *lost*: it has forgotten promises, and must not vote under its old identity (design 7).
 //!
-//! A worker is *sound* once so many of the others were asked that they are a majority together with itself, and none
-//! remembers more. (All others at three members would mean that one dead worker keeps the other two from starting.) What
-//! this frontend has seen itself of a worker that it had let vote counts for all of them: nobody was told more.
-//! A witness lags by a heartbeat: data that is older by less than that is not recognised.
+//! A worker is *sound* when nobody who was asked remembers more, and one of these holds:
+//!
+//! - a majority of the others were asked. Fewer do not do: what one of them missed while it was away, the worker may have
+//!   acknowledged together with one that is away now;
+//! - somebody remembers it in the very life that it is in: it has not been started again since, so it has lost nothing;
+//! - this frontend has let it vote before, and so has seen all that anyone could remember;
+//! - it is in its first life.
+//!
+//! So a frontend may start again while workers are dead, and a worker may; but when both did, a majority of the other
+//! workers has to be there. A witness lags by a heartbeat: data that is older by less than that is not recognised.
 
 use std::collections::BTreeMap;
 
@@ -76,9 +82,13 @@ impl Witnesses {
         if config.members[index].uuid.is_empty() && told.any(|then| then.uuid != now.uuid) {
             return Soundness::Other;
         }
-        let others = self.recalled.keys().filter(|by| by.id != now.worker && by.is_member(config)).count();
+        let asked = self.recalled.keys().filter(|by| by.id != now.worker && by.is_member(config)).count();
+        let others = config.members.iter().filter(|member| member.id != now.worker).count();
         let known = ours.is_some_and(|seen| seen.uuid == now.uuid);
-        if known || others + 1 >= majority(config.members.len()) { Soundness::Sound } else { Soundness::Open }
+        let same_life = |then: &Witness| then.uuid == now.uuid && then.boot_generation == now.boot_generation;
+        let continuous = now.boot_generation <= 1 || told.any(same_life);
+        let sound = known || continuous || others == 0 || asked >= majority(others);
+        if sound { Soundness::Sound } else { Soundness::Open }
     }
 }
 
@@ -103,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_majority_together_with_itself_has_to_know_nothing_higher() {
+    fn a_majority_of_the_others_has_to_know_nothing_higher() {
         let (mut witnesses, config) = (Witnesses::default(), config());
         let now = witness("w1", 3, 50);
         assert_eq!(witnesses.judge(&now, None), Soundness::Sound, "nobody is a member of anything");
@@ -116,6 +126,8 @@ mod tests {
             "neither itself nor a spare counts"
         );
         witnesses.recalled(voter("w2"), vec![witness("w1", 2, 50)]);
+        assert_eq!(witnesses.judge(&now, Some(&config)), Soundness::Open, "w3 may remember more");
+        witnesses.recalled(voter("w3"), vec![]);
         assert_eq!(witnesses.judge(&now, Some(&config)), Soundness::Sound);
         assert_eq!(witnesses.judge(&witness("w9", 1, 0), Some(&config)), Soundness::Sound, "a spare");
     }
@@ -133,6 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_that_was_not_started_again_has_lost_nothing() {
+        let (mut witnesses, config) = (Witnesses::default(), config());
+        witnesses.recalled(voter("w2"), vec![witness("w1", 5, 50)]);
+        assert_eq!(witnesses.judge(&witness("w1", 5, 60), Some(&config)), Soundness::Sound);
+        assert_eq!(witnesses.judge(&witness("w1", 6, 60), Some(&config)), Soundness::Open);
+        assert_eq!(witnesses.judge(&witness("w3", 1, 0), Some(&config)), Soundness::Sound, "its first life");
+    }
+
+    #[test]
     fn what_this_frontend_saw_counts_for_all() {
         let (mut witnesses, config) = (Witnesses::default(), config());
         witnesses.saw(&witness("w1", 5, 50));
@@ -145,6 +166,7 @@ mod tests {
         let (mut witnesses, mut config) = (Witnesses::default(), config());
         config.members[0].uuid.clear();
         witnesses.recalled(voter("w2"), vec![witness("w1", 5, 50)]);
+        witnesses.recalled(voter("w3"), vec![]);
         let other = Witness { uuid: "fresh".to_owned(), ..witness("w1", 1, 0) };
         assert_eq!(witnesses.judge(&other, Some(&config)), Soundness::Other);
         assert_eq!(witnesses.judge(&witness("w1", 6, 50), Some(&config)), Soundness::Sound);
