@@ -105,7 +105,10 @@ pub enum Wait {
     Suspected { partition: PartitionId, workers: String },
     #[error("more than a third of the workers is suspected: {suspected} of {members}")]
     TooManySuspected { suspected: usize, members: usize },
-    #[error("{worker} has come back {returns} times; it comes in after {left:?} more without a break")]
+    #[error(
+        "{worker} has come back {returns} times; it comes in after {} s more without a break",
+        left.as_secs_f64().ceil()
+    )]
     Damped { worker: WorkerId, returns: u32, left: Duration },
     #[error("the wanted ring cannot be built: {0}")]
     Ring(String),

@@ -11,6 +11,7 @@
 //! A store call holds the gate shared; reopening holds it alone. So the store is opened again only once every call
 //! has ended, and no outcome of an earlier life reaches a replica that was loaded anew.
 
+mod leftovers;
 mod metrics;
 mod register;
 mod replies;
@@ -242,6 +243,8 @@ impl Engine {
         }
         let (engine, token) = (self.clone(), stop.clone());
         tasks.spawn(async move { engine.keep_promises_until(&token).await });
+        let (engine, token) = (self.clone(), stop.clone());
+        tasks.spawn(async move { engine.drop_leftovers_until(&token).await });
         let (engine, token) = (self.clone(), stop.clone());
         tasks.spawn(async move {
             tokio::select! {
@@ -499,7 +502,12 @@ impl Engine {
         options: crate::store::ScanOptions,
     ) -> Result<Page, StoreError> {
         let _gate = self.pass()?;
-        self.store.scan(from, options).await
+        let mut page = self.store.scan(from, options).await?;
+        // Leftovers of former partitions are nobody's business: what they say may have been deleted since.
+        let replica = self.replica.lock();
+        page.rows.retain(|row| replica.shows(row.key.partition(), row.key.hash(), row.ballot));
+        drop(replica);
+        Ok(page)
     }
 
     pub(crate) async fn count(

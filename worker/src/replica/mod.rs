@@ -338,6 +338,23 @@ impl Replica {
         }
     }
 
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Whether a row is this worker's to show: that of a replica, or of a newcomer as far as its copy has come.
+    pub fn shows(&self, id: PartitionId, hash: KeyHash, ballot: Ballot) -> bool {
+        self.membership.contains(id) && !self.partitions[id.index()].hides(hash, ballot)
+    }
+
+    /// Rows of these partitions were deleted behind the back of the rules, as the worker holds them no longer.
+    pub fn dropped(&mut self, partitions: &[PartitionId]) {
+        self.cache.clear();
+        for id in partitions {
+            self.partition_mut(*id).commits_ended += 1;
+        }
+    }
+
     /// What became of a probing commit. A success ends read-only.
     pub fn on_probe(&mut self, committed: bool) {
         self.read_only &= !committed;

@@ -8,6 +8,7 @@
 //! is kept: after a restart of the frontend copies are made again, and send little.
 
 use std::collections::BTreeMap;
+use std::mem::Discriminant;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,10 @@ use crate::membership::{MembersView, Membership, MembershipHandle, Standing};
 
 /// How often the plan is looked at.
 const TICK: Duration = Duration::from_millis(250);
-/// While partitions are being copied, configurations that complete some of them are at least this far apart.
-const COMPLETE_EVERY: Duration = Duration::from_millis(1_000);
+/// While partitions are being copied, a configuration completes at least this share of those that are left ...
+const COMPLETE_SHARE: usize = 4;
+/// ... or whatever is copied after this long.
+const COMPLETE_EVERY: Duration = Duration::from_secs(5);
 /// How long puts that are under way may take to end before their partition changes all the same. (They are not lost
 /// then: the new epoch finds out what became of them.)
 const DRAIN_PATIENCE: Duration = Duration::from_millis(300);
@@ -62,6 +65,7 @@ pub(crate) async fn run(
         began: Instant::now(),
         healer: Tasks::new(cluster.clone(), call_life(cluster.config.replica_timeout)),
         last_change: None,
+        waits_for: None,
         deciding: None,
     };
     driver.adopt(first);
@@ -118,6 +122,8 @@ struct Driver {
     began: Instant,
     healer: Tasks,
     last_change: Option<Instant>,
+    /// What was told last of why nothing begins.
+    waits_for: Option<Discriminant<Wait>>,
     /// One at a time.
     deciding: Option<Deciding>,
 }
@@ -163,9 +169,8 @@ impl Driver {
             return;
         }
         match self.plan() {
-            Decision::Rest => self.waits(None),
-            Decision::Wait(Wait::Copying { .. }) => self.waits(None),
-            Decision::Wait(why) => self.waits(Some(why.to_string())),
+            Decision::Rest | Decision::Wait(Wait::Copying { .. }) => self.waits(None),
+            Decision::Wait(why) => self.waits(Some(why)),
             Decision::Change(change) => {
                 self.waits(None);
                 if self.is_due(&change) {
@@ -193,16 +198,22 @@ impl Driver {
 
     /// Partitions that have been copied one by one need not be completed one by one.
     fn is_due(&self, change: &Change) -> bool {
-        let all = change.next.is_stable() || !matches!(change.what, What::Complete);
-        all || self.last_change.is_none_or(|at| at.elapsed() >= COMPLETE_EVERY)
+        let left = self.config.joint_partitions().count();
+        let many = change.next.is_stable() || change.partitions * COMPLETE_SHARE >= left;
+        !matches!(change.what, What::Complete)
+            || many
+            || self.last_change.is_none_or(|at| at.elapsed() >= COMPLETE_EVERY)
     }
 
-    fn waits(&self, why: Option<String>) {
-        if self.cluster.healing.progress.waits(why.clone())
-            && let Some(why) = why
+    fn waits(&mut self, why: Option<Wait>) {
+        let kind = why.as_ref().map(std::mem::discriminant);
+        if let Some(why) = &why
+            && kind != self.waits_for
         {
-            tracing::warn!(why, "no ring change begins");
+            tracing::info!(%why, "a ring change waits");
         }
+        self.waits_for = kind;
+        self.cluster.healing.progress.waits(why.map(|why| why.to_string()));
     }
 
     /// All who have registered, as the plan sees them.

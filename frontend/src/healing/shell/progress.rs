@@ -77,12 +77,9 @@ impl Progress {
         Some((change.what, change.since.elapsed(), change.copied, change.sent))
     }
 
-    /// Why nothing begins although something is to be done. `true`: that is news.
-    pub(super) fn waits(&self, why: Option<String>) -> bool {
-        let mut state = self.0.lock();
-        let news = state.waiting != why;
-        state.waiting = why;
-        news
+    /// Why nothing begins although something is to be done.
+    pub(super) fn waits(&self, why: Option<String>) {
+        self.0.lock().waiting = why;
     }
 
     pub(super) fn heals(&self, status: HealingStatus) {
