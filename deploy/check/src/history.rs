@@ -14,8 +14,7 @@ pub enum Outcome<A> {
     Uncertain,
 }
 
-/// One operation of one client. Times are of any one clock that all clients share; a [`Model`](crate::Model) that knows
-/// of expiry says in which unit.
+/// One operation of one client. Times are of any one clock that all clients share, in any unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation<C, A> {
     pub command: C,

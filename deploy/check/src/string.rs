@@ -1,8 +1,8 @@
 //! One key that holds a string or nothing, with expiry: the commands of Redis that the fault tests send.
 //!
-//! Time is in milliseconds. An expiry is judged by a clock that the checker does not see, the owner's; so it knows a
+//! Times to live are in the unit of the history's clock. An expiry is judged by a clock that the checker does not see, the owner's; so it knows a
 //! range: a time to live that was set between call and return ends between *call + ttl* and *return + ttl*, give or take
-//! the [tolerance](StringModel::tolerance_ms). An operation that can only fall before that range must see the value, one
+//! the [tolerance](StringModel::tolerance). An operation that can only fall before that range must see the value, one
 //! that can only fall behind it must not, one within may do either; but what has been seen to be gone stays gone.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub enum Command {
     /// SET, with PX if there is a time to live.
     Set {
         value: Vec<u8>,
-        ttl_ms: Option<u64>,
+        ttl: Option<u64>,
     },
     SetNx {
         value: Vec<u8>,
@@ -27,9 +27,9 @@ pub enum Command {
     },
     Incr,
     Del,
-    /// PEXPIRE. (EXPIRE is a thousand times that.)
+    /// EXPIRE or PEXPIRE.
     Expire {
-        ttl_ms: u64,
+        ttl: u64,
     },
 }
 
@@ -56,7 +56,7 @@ pub struct Stored {
     expires: Option<Expiry>,
 }
 
-/// The range in which a value ends, milliseconds.
+/// The range in which a value ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Expiry {
     earliest: u64,
@@ -66,9 +66,9 @@ struct Expiry {
 /// The commands above on a key that starts absent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StringModel {
-    /// How far, in milliseconds, the clock that judges expiry may be from the clients', and how exact both are.
+    /// How far the clock that judges expiry may be from the clients', and how exact both are.
     /// `u64::MAX` makes every expiry possible at any time after it was set.
-    pub tolerance_ms: u64,
+    pub tolerance: u64,
 }
 
 impl Stored {
@@ -90,10 +90,10 @@ impl Stored {
 }
 
 impl StringModel {
-    fn expiry(self, ttl_ms: u64, span: Span) -> Expiry {
+    fn expiry(self, ttl: u64, span: Span) -> Expiry {
         Expiry {
-            earliest: span.called.saturating_add(ttl_ms).saturating_sub(self.tolerance_ms),
-            latest: span.returned.saturating_add(ttl_ms).saturating_add(self.tolerance_ms),
+            earliest: span.called.saturating_add(ttl).saturating_sub(self.tolerance),
+            latest: span.returned.saturating_add(ttl).saturating_add(self.tolerance),
         }
     }
 
@@ -104,8 +104,8 @@ impl StringModel {
             Command::Get => {
                 (Answer::Value(state.as_ref().map(|stored| stored.value.to_vec())), state.clone())
             }
-            Command::Set { value, ttl_ms } => {
-                let expires = ttl_ms.map(|ttl| self.expiry(ttl, span));
+            Command::Set { value, ttl } => {
+                let expires = ttl.map(|ttl| self.expiry(ttl, span));
                 (Answer::Done, Some(Stored { value: value.as_slice().into(), expires }))
             }
             Command::SetNx { value } => match state {
@@ -125,9 +125,9 @@ impl StringModel {
                 }
             }
             Command::Del => (existed, None),
-            Command::Expire { ttl_ms: 0 } => (existed, None),
-            Command::Expire { ttl_ms } => {
-                let expires = Some(self.expiry(*ttl_ms, span));
+            Command::Expire { ttl: 0 } => (existed, None),
+            Command::Expire { ttl } => {
+                let expires = Some(self.expiry(*ttl, span));
                 (existed, state.clone().map(|stored| Stored { expires, ..stored }))
             }
         }
@@ -151,7 +151,7 @@ impl Model for StringModel {
 
     fn interchangeable(&self, one: &Command, other: &Command) -> bool {
         // The end of a time to live depends on when it was set.
-        let timed = matches!(one, Command::Set { ttl_ms: Some(_), .. } | Command::Expire { ttl_ms: 1.. });
+        let timed = matches!(one, Command::Set { ttl: Some(_), .. } | Command::Expire { ttl: 1.. });
         one == other && !timed
     }
 
@@ -187,11 +187,11 @@ mod tests {
     }
 
     fn set(value: &str) -> Command {
-        Command::Set { value: value.into(), ttl_ms: None }
+        Command::Set { value: value.into(), ttl: None }
     }
 
-    fn set_px(value: &str, ttl_ms: u64) -> Command {
-        Command::Set { value: value.into(), ttl_ms: Some(ttl_ms) }
+    fn set_px(value: &str, ttl: u64) -> Command {
+        Command::Set { value: value.into(), ttl: Some(ttl) }
     }
 
     fn set_nx(value: &str) -> Command {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     fn fits(history: &[Event]) -> bool {
-        match check(&StringModel { tolerance_ms: 5 }, history, 100_000) {
+        match check(&StringModel { tolerance: 5 }, history, 100_000) {
             Verdict::Linearizable { .. } => true,
             Verdict::Violation { .. } => false,
             undecided @ Verdict::Undecided { .. } => panic!("{undecided:?}"),
@@ -233,14 +233,14 @@ mod tests {
             number(50, set_nx("no"), 0),
             number(60, Command::Del, 1),
             number(70, Command::Del, 0),
-            number(80, Command::Expire { ttl_ms: 50 }, 0),
+            number(80, Command::Expire { ttl: 50 }, 0),
             number(90, set_nx("a"), 1),
             number(100, append("b"), 2),
             sees(110, Some("ab")),
             at(120, Command::Incr, Answer::NotAnInteger),
             done(130, set("7")),
             number(140, Command::Incr, 8),
-            number(150, Command::Expire { ttl_ms: 0 }, 1),
+            number(150, Command::Expire { ttl: 0 }, 1),
             sees(160, None),
         ]));
     }
@@ -260,7 +260,7 @@ mod tests {
             "risen from the dead"
         );
         assert!(
-            !fits(&[done(0, set("a")), number(10, Command::Expire { ttl_ms: 9 }, 0)]),
+            !fits(&[done(0, set("a")), number(10, Command::Expire { ttl: 9 }, 0)]),
             "an expiry that missed"
         );
         assert!(!fits(&[done(0, set("a")), at(10, Command::Incr, Answer::Number(1))]), "a text is no number");
@@ -304,12 +304,12 @@ mod tests {
         assert!(kept(Command::Incr, Answer::Number(2)));
         assert!(kept(append("0"), Answer::Number(2)));
         assert!(!kept(set("1"), Answer::Done), "a plain SET ends the expiry");
-        assert!(!kept(Command::Expire { ttl_ms: 500 }, Answer::Number(1)), "a new one replaces it");
+        assert!(!kept(Command::Expire { ttl: 500 }, Answer::Number(1)), "a new one replaces it");
     }
 
     #[test]
     fn an_unknown_expiry_may_end_the_value_or_not() {
-        let unknown = Operation::uncertain(Command::Expire { ttl_ms: 100 }, 10);
+        let unknown = Operation::uncertain(Command::Expire { ttl: 100 }, 10);
         let history = |event| [done(0, set("a")), unknown.clone(), event];
         assert!(fits(&history(sees(300, Some("a")))));
         assert!(fits(&history(sees(300, None))));
