@@ -154,7 +154,7 @@ impl Replica {
     }
 
     pub(super) fn refuse_waiting_promises(&mut self) {
-        for id in PartitionId::all() {
+        for id in PartitionId::all().take(self.partitions.len()) {
             let waiting = std::mem::take(&mut self.partition_mut(id).waiting);
             self.refuse_promises(waiting);
         }

@@ -67,12 +67,17 @@ struct Data {
 impl MemoryDisk {
     /// An empty disk; the name becomes the worker's uuid.
     pub fn new(worker_uuid: impl Into<String>) -> Self {
+        Self::with_partitions(worker_uuid, usize::from(PARTITIONS))
+    }
+
+    /// One that has room for the first partitions only: a simulation makes thousands of disks in a second.
+    pub fn with_partitions(worker_uuid: impl Into<String>, partitions: usize) -> Self {
         let data = Data {
             worker_uuid: worker_uuid.into(),
             boot_generation: 0,
             live: None,
             ring: None,
-            partitions: vec![PartitionRecord::default(); usize::from(PARTITIONS)],
+            partitions: vec![PartitionRecord::default(); partitions],
             rows: BTreeMap::new(),
             journal_seq: 0,
             last_seq: 0,
@@ -152,6 +157,14 @@ impl MemoryDisk {
         for (seq, batch) in std::mem::take(&mut data.orphans) {
             data.apply(seq, batch);
         }
+    }
+
+    /// The durable row of a key, if it is not below a flush, and else the flush's ballot: what a read would find.
+    pub fn peek(&self, partition: PartitionId, hash: KeyHash) -> (Ballot, Option<Row>) {
+        let data = self.0.data.lock();
+        let flush = data.partitions[partition.index()].flush;
+        let row = data.rows.get(&(partition, hash)).filter(|row| row.ballot > flush);
+        (row.map_or(flush, |row| row.ballot), row.cloned())
     }
 
     /// Puts a row where its key does not belong, to stand for another key with the same hash.

@@ -237,7 +237,7 @@ enum Answer {
     Lost,
 }
 
-type Replicas = SmallVec<[WorkerIx; 3]>;
+pub type Replicas = SmallVec<[WorkerIx; 3]>;
 
 /// See the module.
 pub struct Core {
@@ -271,8 +271,11 @@ impl Core {
         partitions: impl IntoIterator<Item = (PartitionId, Epoch, Replicas)>,
     ) -> Self {
         let mut table: Vec<Option<Partition>> = Vec::new();
-        table.resize_with(usize::from(tercet_common::PARTITIONS), || None);
         for (id, epoch, replicas) in partitions {
+            // As long as it must be: a simulation makes thousands of cores in a second.
+            if table.len() <= id.index() {
+                table.resize_with(id.index() + 1, || None);
+            }
             table[id.index()] = Some(Partition::new(epoch, replicas));
         }
         let (available, last_reply) = (vec![false; names.len()], vec![Duration::ZERO; names.len()]);
@@ -498,11 +501,11 @@ impl Core {
     }
 
     fn partition(&self, id: PartitionId) -> Option<&Partition> {
-        self.partitions[id.index()].as_ref()
+        self.partitions.get(id.index())?.as_ref()
     }
 
     fn partition_mut(&mut self, id: PartitionId) -> Option<&mut Partition> {
-        self.partitions[id.index()].as_mut()
+        self.partitions.get_mut(id.index())?.as_mut()
     }
 
     fn next_seq(&mut self) -> u64 {

@@ -247,7 +247,7 @@ impl Core {
 
     /// A worker can be asked again: what waited for a quorum may go on.
     pub(super) fn wake_partitions_of(&mut self, worker: WorkerIx) {
-        for id in PartitionId::all() {
+        for id in PartitionId::all().take(self.partitions.len()) {
             if self.partition(id).is_some_and(|p| !p.waiting.is_empty() && p.replicas.contains(&worker)) {
                 self.ensure_owned(id);
                 if self.partition(id).is_some_and(|p| p.open_promise().is_some()) {
