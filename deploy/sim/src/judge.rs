@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use tercet_check::{Operation, Outcome, Verdict, check};
+use tercet_common::{Ballot, Row};
 
 use crate::agenda::MILLISECOND;
 use crate::model::{Answer, Command, Register};
@@ -21,10 +22,15 @@ impl World {
                 .iter()
                 .map(|worker| self.workers[usize::from(*worker)].disk.peek(key.partition, key.hash))
                 .collect();
-            let highest = held.iter().max_by_key(|(ballot, _)| *ballot).cloned().unwrap_or_default();
-            // Of a flush that nobody re-sends any more a replica may know nothing: reads are right all the same.
-            let flushed = highest.1.is_none();
-            if !flushed && held.iter().any(|version| *version != highest) {
+            let holders = |ballot| held.iter().filter(|version| version.0 == ballot).count();
+            let chosen = held.iter().find(|version| holders(version.0) > replicas.len() / 2).cloned();
+            // A put that failed may be left at a minority, above what was chosen: nothing looks for it until a read meets
+            // it. And of a flush that nobody re-sends any more a replica may know nothing: reads are right all the same.
+            let differs = |(highest, row): &(Ballot, Option<Row>)| {
+                row.is_some() && held.iter().any(|version| version.0 < *highest)
+                    || held.iter().any(|version| version.0 == *highest && version.1 != *row)
+            };
+            if chosen.as_ref().is_none_or(differs) {
                 let name = String::from_utf8_lossy(key.key.as_bytes()).into_owned();
                 return self.violate(format!("the replicas of {name} differ: {held:?}"));
             }
