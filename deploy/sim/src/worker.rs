@@ -121,7 +121,11 @@ impl Worker {
 
     /// Running, open, and with nothing under way.
     pub fn is_idle(&self) -> bool {
-        self.process.as_ref().is_some_and(|p| p.replica.is_open() && !p.has_calls() && !p.replica.work().commit)
+        let idle = |p: &Process| {
+            let replica = &p.replica;
+            replica.is_open() && !replica.stats().read_only && !p.has_calls() && !replica.work().commit
+        };
+        self.process.as_ref().is_some_and(idle)
     }
 
     pub fn start(&mut self, partitions: usize) {
@@ -244,7 +248,6 @@ impl Worker {
                 }
             }
         }
-        debug_assert!(pace.writers > 0);
     }
 
     /// Starts what can be started, and takes the answers out.
