@@ -17,8 +17,8 @@ pub enum ReplicaRequest {
     /// ballot) it installs without the promise check; without, it is a put. → [`ReplicaReply::Stored`]
     Replicate { row: Row, chosen: bool, epoch: Epoch },
     /// Every version of the partition below `ballot` counts as a tombstone at `ballot`. With `chosen` (a quorum holds
-    /// this flush) it installs without the promise check. → [`ReplicaReply::Stored`]
-    Flush { partition: PartitionId, ballot: Ballot, clock: VectorClock, chosen: bool },
+    /// this flush; the partition's present epoch) it installs without the promise check. → [`ReplicaReply::Stored`]
+    Flush { partition: PartitionId, ballot: Ballot, clock: VectorClock, chosen: Option<Epoch> },
     /// What makes replicas equal. → [`ReplicaReply::Synced`]
     Sync(Box<SyncRequest>),
 }
@@ -33,7 +33,7 @@ impl ReplicaRequest {
             Self::Get { epoch, key, .. } => (key.partition(), *epoch),
             Self::GetForWrite { promise, key } => (key.partition(), promise.epoch),
             Self::Replicate { row, epoch, .. } => (row.key.partition(), *epoch),
-            Self::Flush { partition, ballot, .. } => (*partition, ballot.epoch),
+            Self::Flush { partition, ballot, chosen, .. } => (*partition, chosen.unwrap_or(ballot.epoch)),
             Self::Sync(request) => return request.scope(),
         })
     }

@@ -1,11 +1,14 @@
 //! Wire ⇄ domain. Everything that arrives is checked here, once.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tercet_common::clock::ClockError;
 use tercet_common::key::KeyTooLong;
 use tercet_common::message::Held;
 use tercet_common::ring::{MEMBERS_MAX, REPLICAS_MAX};
 use tercet_common::ring_config::Replicas;
+use tercet_common::ring_register::{Ask, RegisterState, Vote};
 use tercet_common::worker_id::InvalidWorkerId;
 use tercet_common::{
     Assignment, Ballot, Content, DataType, Epoch, Incarnation, Key, Member, PARTITIONS, PartitionId, Promise,
@@ -14,6 +17,9 @@ use tercet_common::{
 };
 
 use crate::v1;
+
+/// The longest uuid on the wire, in bytes; a real one has 36.
+pub(crate) const UUID_BYTES_MAX: usize = 64;
 
 /// Why a message could not be understood. Answered as INVALID_ARGUMENT or [`Refusal::Invalid`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -155,7 +161,8 @@ pub fn request_to_wire(id: u64, request: ReplicaRequest) -> v1::Request {
             partition: partition.get().into(),
             ballot: Some(ballot.into()),
             clock: Some((&clock).into()),
-            chosen,
+            chosen: chosen.is_some(),
+            epoch: chosen.unwrap_or_default().0,
         }),
         ReplicaRequest::Sync(request) => Op::Sync((*request).into()),
     };
@@ -187,12 +194,16 @@ fn op_from_wire(op: v1::request::Op) -> Result<ReplicaRequest, WireError> {
             chosen: r.chosen,
             epoch: Epoch(bounded(r.epoch)?),
         },
-        Op::Flush(f) => ReplicaRequest::Flush {
-            partition: partition_from_wire(f.partition)?,
-            ballot: f.ballot.ok_or(WireError::Missing("ballot"))?.try_into()?,
-            clock: f.clock.unwrap_or_default().try_into()?,
-            chosen: f.chosen,
-        },
+        Op::Flush(f) => {
+            let ballot: Ballot = f.ballot.ok_or(WireError::Missing("ballot"))?.try_into()?;
+            let epoch = if f.epoch == 0 { ballot.epoch } else { Epoch(bounded(f.epoch)?) };
+            ReplicaRequest::Flush {
+                partition: partition_from_wire(f.partition)?,
+                ballot,
+                clock: f.clock.unwrap_or_default().try_into()?,
+                chosen: f.chosen.then_some(epoch),
+            }
+        }
         Op::Sync(sync) => ReplicaRequest::Sync(Box::new(sync.try_into()?)),
     })
 }
@@ -309,6 +320,9 @@ impl TryFrom<v1::RingConfiguration> for RingConfig {
         }
         let member = |m: v1::RingMember| {
             let (id, virtual_nodes, zone) = (WorkerId::new(&m.id)?, m.virtual_nodes, m.zone);
+            if m.uuid.len() > UUID_BYTES_MAX {
+                return Err(WireError::Malformed("uuids"));
+            }
             Ok(Member { id, uuid: m.uuid, virtual_nodes, zone, leaving: m.leaving })
         };
         let members: Vec<_> = config.members.into_iter().map(member).collect::<Result<_, WireError>>()?;
@@ -323,6 +337,81 @@ impl TryFrom<v1::RingConfiguration> for RingConfig {
         let table = config.partitions.into_iter().map(assignment_from_wire).collect::<Result<_, _>>()?;
         Ok(Self::from_table(config.cluster_id, epoch, replicas, members, table)?)
     }
+}
+
+fn configuration_to_wire(config: Option<&Arc<RingConfig>>) -> Option<v1::RingConfiguration> {
+    config.map(|config| config.as_ref().into())
+}
+
+fn configuration_from_wire(
+    config: Option<v1::RingConfiguration>,
+) -> Result<Option<Arc<RingConfig>>, WireError> {
+    config.map(|config| Ok(Arc::new(config.try_into()?))).transpose()
+}
+
+/// Addresses a step of the register to a worker.
+pub fn ask_to_wire(cluster_id: &str, worker_uuid: &str, ask: &Ask) -> v1::DecideRequest {
+    v1::DecideRequest {
+        cluster_id: cluster_id.to_owned(),
+        worker_uuid: worker_uuid.to_owned(),
+        term: Some(ask.term.into()),
+        accept: configuration_to_wire(ask.accept.as_ref()),
+        known: configuration_to_wire(ask.known.as_ref()),
+    }
+}
+
+impl TryFrom<v1::DecideRequest> for Ask {
+    type Error = WireError;
+    fn try_from(request: v1::DecideRequest) -> Result<Self, WireError> {
+        Ok(Self {
+            term: request.term.unwrap_or_default().try_into()?,
+            known: configuration_from_wire(request.known)?,
+            accept: configuration_from_wire(request.accept)?,
+        })
+    }
+}
+
+fn vote_from_wire(
+    term: Option<v1::Term>,
+    config: Option<v1::RingConfiguration>,
+) -> Result<Option<Vote>, WireError> {
+    let term = term.unwrap_or_default().try_into()?;
+    Ok(configuration_from_wire(config)?.map(|config| Vote { term, config }))
+}
+
+impl From<&RegisterState> for v1::DecideReply {
+    fn from(state: &RegisterState) -> Self {
+        let v1::RegisterRecord { voted, vote, decided } = state.into();
+        Self { promised: Some(state.promised.into()), voted, vote, decided }
+    }
+}
+
+impl TryFrom<v1::DecideReply> for RegisterState {
+    type Error = WireError;
+    fn try_from(reply: v1::DecideReply) -> Result<Self, WireError> {
+        Ok(Self {
+            promised: reply.promised.unwrap_or_default().try_into()?,
+            decided: configuration_from_wire(reply.decided)?,
+            vote: vote_from_wire(reply.voted, reply.vote)?,
+        })
+    }
+}
+
+impl From<&RegisterState> for v1::RegisterRecord {
+    fn from(state: &RegisterState) -> Self {
+        Self {
+            voted: state.vote.as_ref().map(|vote| vote.term.into()),
+            vote: configuration_to_wire(state.vote.as_ref().map(|vote| &vote.config)),
+            decided: configuration_to_wire(state.decided.as_ref()),
+        }
+    }
+}
+
+/// What a worker kept, with its promise.
+pub fn register_from_record(promised: Term, record: v1::RegisterRecord) -> Result<RegisterState, WireError> {
+    let v1::RegisterRecord { voted, vote, decided } = record;
+    let vote = vote_from_wire(voted, vote)?;
+    Ok(RegisterState { promised, decided: configuration_from_wire(decided)?, vote })
 }
 
 fn assignment_from_wire(row: v1::RingAssignment) -> Result<Assignment, WireError> {

@@ -6,13 +6,11 @@ use tercet_common::sync::{
 };
 use tercet_common::{Ballot, Epoch, KeyHash, PartitionId, SyncReply, SyncRequest, VectorClock, WorkerId};
 
-use crate::convert::{WireError, bounded, partition_from_wire};
+use crate::convert::{UUID_BYTES_MAX, WireError, bounded, partition_from_wire};
 use crate::v1;
 
 /// Workers that one memory may name; more than a ring has.
 const MEMORY_ENTRIES_MAX: usize = 2_048;
-/// The longest uuid on the wire, in bytes; a real one has 36.
-const UUID_BYTES_MAX: usize = 64;
 /// Journal entries of one answer: a commit is never torn, and may hold this many more than were asked for.
 const CHANGES_MAX: usize = 4 * SYNC_ENTRIES_MAX;
 

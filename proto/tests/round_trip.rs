@@ -89,9 +89,9 @@ fn request() -> impl Strategy<Value = ReplicaRequest> {
             chosen,
             epoch
         }),
-        (partition(), ballot(), clock(), any::<bool>()).prop_map(|(partition, ballot, clock, chosen)| {
-            ReplicaRequest::Flush { partition, ballot, clock, chosen }
-        }),
+        (partition(), ballot(), clock(), prop::option::of((1..=NUMBER_MAX).prop_map(Epoch))).prop_map(
+            |(partition, ballot, clock, chosen)| ReplicaRequest::Flush { partition, ballot, clock, chosen }
+        ),
     ]
 }
 
