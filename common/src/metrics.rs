@@ -97,6 +97,29 @@ metrics! {
     RING_EPOCH = Gauge "tercet_ring_epoch" [] "Configuration number of the ring.";
     RING_OWNERSHIP = Gauge "tercet_ring_ownership_ratio" ["worker"] "Share of all replicas that the worker is to hold.";
 
+    // Frontend: healing.
+    HEALING_TASKS = Counter "tercet_healing_tasks_total" ["kind", "outcome"]
+        "Healing tasks that ended, by kind (copy, touched, delta, collect, scrub) and outcome (done, failed, obsolete).";
+    HEALING_BACKLOG = Gauge "tercet_healing_backlog" ["kind"]
+        "Healing tasks that wait, by kind; for scrub, the partitions that this frontend has never compared.";
+    HEALING_UNDER_WAY = Gauge "tercet_healing_tasks_under_way" [] "Healing tasks under way.";
+    HEALING_OLDEST_COMPARE = Gauge "tercet_healing_oldest_compare_age_seconds" []
+        "Time since the partition was compared that was compared longest ago.";
+    COPIED_ROWS = Counter "tercet_copied_rows_total" ["result"]
+        "Rows of partitions copied to new replicas, by result: sent, kept (the new replica had them), evicted (it had to give them up).";
+    COPIED_BYTES = Counter "tercet_copied_bytes_total" [] "Bytes of rows sent to new replicas.";
+    COMPARED_PARTITIONS = Counter "tercet_compared_partitions_total" ["result"]
+        "Comparisons of all replicas of a partition, by result: equal, repaired.";
+    COMPARED_ROWS = Counter "tercet_compared_rows_total" [] "Rows that comparisons of whole partitions looked at.";
+    COMPARED_STRETCHES = Counter "tercet_compared_stretches_total" []
+        "Stretches of partitions that were read row by row because their checksums differed.";
+    REPAIRED_ROWS = Counter "tercet_repaired_rows_total" ["result"]
+        "Rows that replicas lacked: replicated (a quorum held the version), rewritten (by the owner, as none did).";
+    REPAIRED_BYTES = Counter "tercet_repaired_bytes_total" [] "Bytes of rows given to replicas that lacked them.";
+    REPAIRED_FLUSHES = Counter "tercet_repaired_flushes_total" [] "Flushes given to replicas that lacked them.";
+    JOURNAL_KEYS = Counter "tercet_journal_keys_total" [] "Keys that delta syncs found in the journals of peers.";
+    COLLECTED_TOMBSTONES = Counter "tercet_collected_tombstones_total" [] "Tombstones deleted from all replicas.";
+
     // Worker.
     WORKER_REQUESTS = Counter "tercet_worker_requests_total" ["op", "outcome"]
         "Requests of frontends, by op (put, get, get_for_write, prepare, replicate, flush) and outcome (ok, refused, unknown).";

@@ -249,9 +249,11 @@ async fn settle<P: Peers>(
         }
         let mut under_way = Vec::new();
         for chunk in hashes.chunks(HASHES_MAX) {
-            // Before the look: what was in flight then may have been only half written when it was looked at.
-            let in_flight = peers.owner_view(group.partition).and_then(|view| view.lowest_in_flight);
+            // On both sides of the look: a put that it saw half done was in flight at one of them.
+            let in_flight = || peers.owner_view(group.partition)?.lowest_in_flight;
+            let before = in_flight();
             let parts = look(peers, group.scope(), &group.replicas, chunk).await?;
+            let in_flight = [before, in_flight()].into_iter().flatten().min();
             let states: SmallVec<[&PartitionState; 3]> = parts.iter().map(|part| &part.state).collect();
             let mut work = Work { peers, group, chosen: Vec::new(), minority: Vec::new() };
             for (hash, across) in across(&parts) {

@@ -23,6 +23,10 @@
 pub mod collect;
 pub mod compare;
 pub mod copy;
+pub mod delta;
+pub mod instruments;
+pub mod positions;
+pub mod schedule;
 pub(crate) mod shell;
 mod stretch;
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use tercet_common::{Ballot, Content, Epoch};
+use tercet_common::{Ballot, Content, Epoch, SyncRequest};
 
 use super::world::*;
 use crate::coordinator::core::WorkerIx;
@@ -109,7 +109,7 @@ fn what_is_being_written_is_left_alone() {
     world.0.lock().in_flight = None;
     let late = world.0.lock().held(0).rows[&hash(1)].clone();
     world.before_each(move |state, _, request| {
-        if matches!(request, tercet_common::SyncRequest::Look { .. }) {
+        if matches!(request, SyncRequest::Look { .. }) {
             for worker in &mut state.workers[1..] {
                 worker.put(late.clone(), false).unwrap();
             }
@@ -117,6 +117,21 @@ fn what_is_being_written_is_left_alone() {
     });
     assert!(compared(&world, &group).unwrap().was_equal());
     assert_equal(&world);
+}
+
+/// It began behind the digests, and is half done when the keys are looked at.
+#[test]
+fn what_began_meanwhile_is_left_alone() {
+    let (world, group) = world();
+    put(&world, 1, value("a"), &[0, 1, 2]);
+    put(&world, 1, value("b"), &[0]);
+    world.before_each(|state, _, request| {
+        if matches!(request, SyncRequest::Look { .. }) && state.in_flight.is_none() {
+            state.in_flight = Some(state.put(EPOCH, key(1), value("c"), &[1]).ballot);
+        }
+    });
+    let done = compared(&world, &group).unwrap();
+    assert_eq!((done.replicated, done.rewritten, done.unsettled), (0, 0, vec![hash(1)]));
 }
 
 #[test]
@@ -187,7 +202,8 @@ proptest! {
             state.put(EPOCH, key(*n), content, &members(*to));
         }
         for (worker, floor) in floors.into_iter().enumerate() {
-            // A floor is never above a row's older versions elsewhere: these would have been collected.
+            // That of a replica that has lost nothing, as it holds nothing.
+            let floor = floor.min(state.seq);
             if state.held(worker as u16).rows.is_empty() {
                 state.held(worker as u16).state.floor = promise(EPOCH, 1).ballot(floor);
             }
@@ -199,6 +215,13 @@ proptest! {
         prop_assert!(again.was_equal(), "{:?}", again);
         let mut state = world.0.lock();
         let after: Vec<_> = (0..3).map(|worker| state.visible(worker)).collect();
+        for (view, worker) in after.iter().zip(0..) {
+            for hash in after.iter().flat_map(|view| view.keys()).filter(|hash| !view.contains_key(*hash)) {
+                let holder = (0..3).find_map(|worker| state.held(worker).rows.get(hash).cloned()).unwrap();
+                prop_assert!(holder.content == Content::Tombstone);
+                prop_assert!(state.held(worker).state.floor >= holder.ballot, "else it lacks a row");
+            }
+        }
         for view in &before {
             for (hash, ballot) in view {
                 let chosen = before.iter().filter(|other| other.get(hash) == Some(ballot)).count() >= 2;

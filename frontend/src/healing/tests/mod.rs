@@ -1,4 +1,5 @@
 mod collect;
 mod compare;
 mod copy;
+mod delta;
 mod world;
