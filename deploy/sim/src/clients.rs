@@ -2,7 +2,7 @@
 
 use tercet_check::Outcome;
 use tercet_frontend::coordinator::api::OpError;
-use tercet_frontend::coordinator::core::Missed;
+use tercet_frontend::coordinator::core::{Missed, WorkerIx};
 
 use crate::agenda::MILLISECOND;
 use crate::client::{Ended, Level, Told};
@@ -140,13 +140,17 @@ impl World {
     /// Acknowledged means durable at a majority: this version, or one above it.
     fn check_durable(&mut self, operation: usize, key: usize, ballot: tercet_common::Ballot, answer: Answer) {
         let sim_key = &self.keys[key];
-        let replicas = &self.ring[sim_key.partition.index()];
-        let held = replicas.iter().filter(|worker| {
-            self.workers[usize::from(**worker)].disk.peek(sim_key.partition, sim_key.hash).0 >= ballot
-        });
-        let held = held.count();
-        if held <= replicas.len() / 2 {
-            self.violate(format!("#{operation} was told {answer:?} at {ballot}, which {held} replicas hold"));
+        // As the frontend sees it: there may be a newer configuration, of which it has not heard.
+        let frontend = &self.frontends[self.record.issued[operation].frontend];
+        let Some(configuration) = &frontend.configuration else { return };
+        let group = &configuration.groups[sim_key.partition.index()];
+        let holds = |worker: WorkerIx| {
+            let held = self.workers[usize::from(worker)].disk.peek(sim_key.partition, sim_key.hash);
+            held.ballot >= ballot || held.floor >= ballot
+        };
+        if !group.is_quorum(holds) {
+            let group = group.clone();
+            self.violate(format!("#{operation} was told {answer:?} at {ballot}, which no quorum of {group:?} holds"));
         }
     }
 }

@@ -1,13 +1,16 @@
 //! A frontend process: a core, its links, and the queue of what replicas missed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tercet_common::{Ballot, Epoch, Incarnation, Key, PartitionId, VectorClock, WorkerId};
-use tercet_frontend::coordinator::core::{Core, Missed, Replicas, Tuning, WorkerIx};
+use tercet_common::{Ballot, Incarnation, Key, PartitionId, VectorClock, WorkerId};
+use tercet_frontend::coordinator::core::{Core, Group, Missed, Tuning, WorkerIx};
 
 use crate::agenda::Time;
 use crate::client::wall;
+use crate::ring::Configuration;
+use crate::tasks::Tasks;
 
 /// The stream between a frontend and a worker, as the frontend sees it.
 #[derive(Clone, Copy, Default, Debug)]
@@ -38,8 +41,9 @@ pub struct Frontend {
     pub missed_keys: BTreeSet<(WorkerIx, Key)>,
     pub missed_flushes: BTreeMap<(WorkerIx, PartitionId), (Ballot, VectorClock)>,
     pub repair_planned: bool,
-    /// Repair reads under way.
-    pub repairing: usize,
+    /// What it has heard of last.
+    pub(crate) configuration: Option<Arc<Configuration>>,
+    pub tasks: Tasks,
 }
 
 impl Frontend {
@@ -53,7 +57,8 @@ impl Frontend {
             missed_keys: BTreeSet::new(),
             missed_flushes: BTreeMap::new(),
             repair_planned: false,
-            repairing: 0,
+            configuration: None,
+            tasks: Tasks::default(),
         }
     }
 
@@ -63,7 +68,7 @@ impl Frontend {
         nth: usize,
         tuning: Tuning,
         names: Vec<WorkerId>,
-        ring: impl IntoIterator<Item = (PartitionId, Epoch, Replicas)>,
+        ring: impl IntoIterator<Item = (PartitionId, Group)>,
     ) {
         self.life += 1;
         // Which of two incarnations is the higher must not tell which is the older.
@@ -77,15 +82,22 @@ impl Frontend {
         self.missed_keys.clear();
         self.missed_flushes.clear();
         self.repair_planned = false;
-        self.repairing = 0;
+        self.tasks = Tasks::default();
+        self.configuration = None;
         for link in &mut self.links {
             (link.generation, link.up) = (link.generation + 1, false);
         }
     }
 
+    /// Of the configuration that it holds.
+    pub(crate) fn number(&self) -> u64 {
+        self.configuration.as_ref().map_or(0, |held| held.number)
+    }
+
     pub fn is_idle(&self) -> bool {
         self.missed_keys.is_empty()
             && self.missed_flushes.is_empty()
+            && self.tasks.is_idle()
             && self.core.as_ref().is_some_and(|core| core.in_flight() == (0, 0, 0) && core.waiting() == 0)
     }
 

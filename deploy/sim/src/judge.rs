@@ -4,7 +4,9 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use tercet_check::{Operation, Outcome, Verdict, check};
-use tercet_common::{Ballot, Row};
+use tercet_common::Content;
+use tercet_frontend::coordinator::core::WorkerIx;
+use tercet_worker::store::memory::Peeked;
 
 use crate::agenda::MILLISECOND;
 use crate::model::{Answer, Command, Register};
@@ -14,23 +16,15 @@ use crate::world::World;
 const BUDGET: usize = 2_000_000;
 
 impl World {
-    /// Each key's replicas hold the same version, and that of each ballot is one and the same.
+    /// Each key's replicas show the same: the same version, or all nothing.
     pub(crate) fn check_converged(&mut self) {
         for key in self.keys.clone() {
-            let replicas = &self.ring[key.partition.index()];
-            let held: Vec<_> = replicas
-                .iter()
-                .map(|worker| self.workers[usize::from(*worker)].disk.peek(key.partition, key.hash))
-                .collect();
-            let holders = |ballot| held.iter().filter(|version| version.0 == ballot).count();
-            let chosen = held.iter().find(|version| holders(version.0) > replicas.len() / 2).cloned();
-            // A put that failed may be left at a minority, above what was chosen: nothing looks for it until a read meets
-            // it. And of a flush that nobody re-sends any more a replica may know nothing: reads are right all the same.
-            let differs = |(highest, row): &(Ballot, Option<Row>)| {
-                row.is_some() && held.iter().any(|version| version.0 < *highest)
-                    || held.iter().any(|version| version.0 == *highest && version.1 != *row)
-            };
-            if chosen.as_ref().is_none_or(differs) {
+            let group = &self.configuration.groups[key.partition.index()];
+            let peek = |worker: &WorkerIx| self.workers[usize::from(*worker)].disk.peek(key.partition, key.hash);
+            let held: Vec<Peeked> = group.replicas.iter().map(peek).collect();
+            // Of a tombstone or a flush, some may have collected it, or never heard of it.
+            let live = |held: &Peeked| held.row.clone().filter(|row| row.content != Content::Tombstone);
+            if held.windows(2).any(|pair| live(&pair[0]) != live(&pair[1])) {
                 let name = String::from_utf8_lossy(key.key.as_bytes()).into_owned();
                 return self.violate(format!("the replicas of {name} differ: {held:?}"));
             }

@@ -12,6 +12,7 @@
 
 pub mod agenda;
 pub mod campaign;
+mod chores;
 mod client;
 mod clients;
 mod frontend;
@@ -21,7 +22,9 @@ mod keys;
 mod model;
 mod plan;
 mod random;
+mod ring;
 pub mod schedule;
+mod tasks;
 pub mod trace;
 mod trouble;
 mod worker;

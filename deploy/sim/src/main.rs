@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use tercet_common::mutants::{self, Mutant};
 use tercet_sim::{Campaign, Totals, Trace, run_traced};
 
 /// Between two lines of progress where there is no terminal.
@@ -29,6 +30,12 @@ struct Arguments {
     /// Threads; all cores unless told
     #[arg(long)]
     threads: Option<usize>,
+    /// Break a rule: it should be noticed. `all`: each in turn, until it is noticed
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
+    /// Name the rules that can be broken
+    #[arg(long)]
+    list_mutants: bool,
     /// Show everything that happens under this seed
     #[arg(long, value_name = "SEED")]
     trace: Option<u64>,
@@ -36,7 +43,18 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.list_mutants {
+        return list_mutants();
+    }
+    let mutant = match arguments.mutant.as_deref() {
+        None | Some("all") => None,
+        Some(name) => match Mutant::ALL.iter().find(|mutant| mutant.name() == name) {
+            Some(mutant) => Some(*mutant),
+            None => return unknown(name),
+        },
+    };
     if let Some(seed) = arguments.trace {
+        mutants::switch(mutant);
         return show(seed);
     }
     let threads = arguments.threads.or_else(|| Some(std::thread::available_parallelism().ok()?.get()));
@@ -47,10 +65,51 @@ fn main() -> ExitCode {
         threads: threads.unwrap_or(1),
         violations_max: VIOLATIONS_MAX,
     };
-    let mut progress = Progress::new(arguments.seeds);
-    let totals = campaign.run(|| (), |totals| progress.tell(totals));
+    if arguments.mutant.as_deref() == Some("all") {
+        return kill_all(campaign);
+    }
+    conclude(&run(campaign, mutant))
+}
+
+/// Runs a campaign with a rule broken, or none, showing progress.
+fn run(campaign: Campaign, mutant: Option<Mutant>) -> Totals {
+    let mut progress = Progress::new(campaign.seeds);
+    let totals = campaign.run(|| mutants::switch(mutant), |totals| progress.tell(totals));
     progress.end();
-    conclude(&totals)
+    totals
+}
+
+/// Breaks one rule after the other and says when it is noticed.
+#[expect(clippy::print_stdout, reason = "the output of a command")]
+fn kill_all(campaign: Campaign) -> ExitCode {
+    // What they do makes some of them panic; that is told as what it is.
+    std::panic::set_hook(Box::new(|_| ()));
+    let mut survivors = 0;
+    println!("{:<28} {:>10} {:>12}  first violation", "mutant", "schedules", "seed");
+    for mutant in Mutant::ALL {
+        let totals = run(Campaign { violations_max: 1, ..campaign }, Some(*mutant));
+        let first = totals.violations.first();
+        survivors += u32::from(first.is_none());
+        let seed = first.map_or_else(|| "survives".to_owned(), |report| report.seed.to_string());
+        let what = first.and_then(|report| report.violation.as_deref()).and_then(|what| what.lines().next());
+        let what: String = what.unwrap_or_default().chars().take(90).collect();
+        println!("{:<28} {:>10} {seed:>12}  {what}", mutant.name(), totals.schedules);
+    }
+    if survivors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[expect(clippy::print_stdout, reason = "the output of a command")]
+fn list_mutants() -> ExitCode {
+    for mutant in Mutant::ALL {
+        println!("{}", mutant.name());
+    }
+    ExitCode::SUCCESS
+}
+
+#[expect(clippy::print_stderr, reason = "the output of a command")]
+fn unknown(name: &str) -> ExitCode {
+    eprintln!("there is no mutant `{name}`; --list-mutants names them");
+    ExitCode::FAILURE
 }
 
 #[expect(clippy::print_stdout, reason = "the output of a command")]

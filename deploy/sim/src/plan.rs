@@ -29,10 +29,16 @@ pub enum Trouble {
     DatabaseLost,
     /// A worker hears nothing for a while, and then everything at once.
     Pause,
+    /// A replica is replaced by a worker that is none.
+    RingChange,
+    /// A worker's data is lost, or an old backup takes its place; it comes back as somebody else.
+    LostDisk,
+    /// A worker's disk is copied away, for a later [`Self::LostDisk`].
+    Backup,
 }
 
 impl Trouble {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::WorkerCrash,
         Self::FrontendCrash,
         Self::LinkReset,
@@ -41,6 +47,9 @@ impl Trouble {
         Self::DiskFull,
         Self::DatabaseLost,
         Self::Pause,
+        Self::RingChange,
+        Self::LostDisk,
+        Self::Backup,
     ];
 }
 
@@ -48,6 +57,8 @@ impl Trouble {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub workers: usize,
+    /// Workers that may come later.
+    pub spares: usize,
     pub frontends: usize,
     pub partitions: usize,
     /// All in the partitions, in turn.
@@ -78,6 +89,8 @@ pub struct Plan {
     /// The first key is a counter that sees only INCR and GET.
     pub counter: bool,
     pub flushes: bool,
+    /// Replicas are compared, tombstones collected and journals read all the time.
+    pub chores: bool,
     pub expiry: bool,
 }
 
@@ -88,13 +101,15 @@ impl Plan {
         if trouble {
             troubles.extend(Trouble::ALL.into_iter().filter(|_| random.percent(35)));
         }
+        let changes = troubles.contains(&Trouble::RingChange);
         let delay = random.spread(200, 5 * MILLISECOND);
         let scale = *random.pick(&[10, 50, 100]);
         let milliseconds = |n: u64| Duration::from_millis(n);
         let partitions = 1 + usize::from(random.percent(20));
         let keys = partitions.max(random.between(1, 3) as usize);
         Self {
-            workers: random.between(3, if partitions == 1 { 3 } else { 5 }) as usize,
+            workers: random.between(3, if changes || partitions > 1 { 5 } else { 3 }) as usize,
+            spares: usize::from(troubles.contains(&Trouble::LostDisk)) * 2,
             frontends: random.between(1, 3) as usize,
             partitions,
             keys,
@@ -121,6 +136,7 @@ impl Plan {
             },
             counter: random.percent(25),
             flushes: random.percent(40),
+            chores: random.percent(40),
             expiry: random.percent(50),
         }
     }

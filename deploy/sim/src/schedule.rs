@@ -52,8 +52,10 @@ impl World {
         self.run(RUSH_MAX, |world| world.to_issue == 0 && world.record.unanswered() == 0);
         self.calm_down();
         self.settle("after trouble");
-        // Read from all replicas, so that what differs is mended; then what was said not to have happened must not
-        // turn up.
+        if self.violation.is_none() {
+            self.make_equal();
+        }
+        // What was said not to have happened must not turn up now, nor once tombstones are gone.
         for level in [Level::All, Level::Quorum] {
             for frontend in 0..self.frontends.len() {
                 for key in 0..self.keys.len() {
@@ -62,6 +64,9 @@ impl World {
                     }
                 }
                 self.settle("while reading");
+            }
+            if level == Level::All && self.violation.is_none() {
+                self.collect_all();
             }
         }
         if self.violation.is_none() {
@@ -76,7 +81,7 @@ impl World {
     }
 
     /// Everything comes to an end, and nothing is left.
-    fn settle(&mut self, when: &str) {
+    pub(crate) fn settle(&mut self, when: &str) {
         let until = self.now + self.patience();
         if !self.run(until, Self::is_idle) && self.violation.is_none() {
             let left = self.left();

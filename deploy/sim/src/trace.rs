@@ -52,7 +52,7 @@ pub fn show_request(request: &ReplicaRequest) -> String {
             format!("replicate {}{}", show_row(row), if *chosen { " (chosen)" } else { "" })
         }
         ReplicaRequest::Flush { partition, ballot, chosen, .. } => {
-            format!("flush p{partition} {ballot}{}", if *chosen { " (chosen)" } else { "" })
+            format!("flush p{partition} {ballot}{}", if chosen.is_some() { " (chosen)" } else { "" })
         }
         ReplicaRequest::Sync(request) => format!("{request:?}"),
     }

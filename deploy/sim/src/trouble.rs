@@ -1,11 +1,13 @@
 //! What goes wrong, and when it ends.
 
 use tercet_check::Outcome;
+use tercet_frontend::coordinator::core::WorkerIx;
 
 use crate::agenda::{MILLISECOND, Time};
 use crate::history::Purpose;
 use crate::model::Command;
 use crate::plan::Trouble;
+use crate::ring::ChangeStep;
 use crate::world::{Event, World};
 
 impl World {
@@ -47,6 +49,12 @@ impl World {
                 self.plan_orphans(worker, lasts);
                 self.pump(worker);
             }
+            Trouble::RingChange => {
+                let partition = self.random.index(self.plan.partitions);
+                self.begin_change(partition, None);
+            }
+            Trouble::LostDisk => self.lose_disk(worker, until),
+            Trouble::Backup => self.backups[worker] = Some(self.workers[worker].disk.snapshot()),
             Trouble::Pause => self.workers[worker].paused_until = until,
         }
         self.plan_trouble();
@@ -61,6 +69,30 @@ impl World {
     fn plan_orphans(&mut self, worker: usize, lasts: Time) {
         let at = self.now + self.random.below(2 * lasts);
         self.agenda.plan(at, Event::LandOrphans(worker));
+    }
+
+    /// At most one replica's data at a time: two of three would be all that some writes have.
+    fn lose_disk(&mut self, worker: usize, until: Time) {
+        let me = worker as WorkerIx;
+        let groups = &self.configuration.groups;
+        let is_gone = |w: &WorkerIx| self.workers[usize::from(*w)].is_gone;
+        let in_trouble = groups.iter().any(|g| g.is_joint() || g.everyone().iter().any(is_gone));
+        let changing = self.changes.iter().any(Option::is_some);
+        let Some(spare) = self.workers.iter().position(|w| w.life == 0) else { return };
+        if in_trouble || changing || !self.workers[worker].is_running() {
+            return;
+        }
+        self.crash_worker(worker, until);
+        self.workers[worker].is_gone = true;
+        if let Some(backup) = self.backups[worker].take() {
+            self.workers[spare].restore(&backup);
+        }
+        self.start_worker(spare);
+        for partition in 0..self.plan.partitions {
+            if self.configuration.groups[partition].contains(me) {
+                self.begin_change(partition, Some(me));
+            }
+        }
     }
 
     fn crash_worker(&mut self, worker: usize, until: Time) {
@@ -84,6 +116,7 @@ impl World {
         }
         let life = self.frontends[frontend].life;
         self.frontends[frontend].kill();
+        self.copies_lost();
         // Its clients see a broken connection: what they asked may have happened, or may yet.
         for operation in self.record.open_at(frontend, life) {
             let issued = &self.record.issued[operation];
@@ -101,6 +134,17 @@ impl World {
         self.set_link(frontend, worker, false);
         let life = self.frontends[frontend].life;
         self.agenda.plan(until, Event::LinkUp { frontend, life, worker });
+    }
+
+    /// Copies that ran in a frontend that died begin again elsewhere.
+    fn copies_lost(&mut self) {
+        for partition in 0..self.changes.len() {
+            let joint = self.configuration.groups[partition].is_joint();
+            if self.changes[partition].is_some() && joint {
+                let at = self.now + self.random.spread(MILLISECOND, 100 * MILLISECOND);
+                self.agenda.plan(at, Event::Change { partition, step: ChangeStep::Copy });
+            }
+        }
     }
 
     /// As a circuit breaker does: what is under way goes on, and nothing new is asked.

@@ -4,7 +4,9 @@
 //!
 //! ```text
 //!   commit    begun ──── durable (CommitEnds) ── told (CommitTold)      several at once, in any order
+//!   change    the same
 //!   read      begun ──── snapshot (Look) ─────── told (Looked)
+//!   scan      begun ──── snapshot (Scan) ─────── told (Scanned)
 //!   promises  begun ──── durable (Keep) ──────── told (Kept)            one at a time
 //! ```
 
@@ -14,8 +16,11 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tercet_common::{KeyHash, PartitionId, Promise, Row};
-use tercet_worker::replica::{Answer, Arrival, CommitId, Limits, ReadId, Replica};
-use tercet_worker::store::memory::Fault;
+use tercet_worker::engine::scans;
+use tercet_worker::replica::{
+    Answer, Arrival, ChangeId, CommitId, Limits, Membership, ReadId, Replica, ScanId, ScanJob, ScanResult,
+};
+use tercet_worker::store::memory::{Fault, Snapshot};
 use tercet_worker::store::{CommitOutcome, MemoryDisk, MemoryStore, Store, StoreError};
 
 use crate::agenda::{MILLISECOND, Time};
@@ -40,6 +45,8 @@ pub enum Step {
     CommitTold(u64),
     Look(u64),
     Looked(u64),
+    Scan(u64),
+    Scanned(u64),
     Keep,
     Kept,
     /// The database connection is gone, and nobody asked for anything.
@@ -51,7 +58,7 @@ pub enum Step {
 impl Step {
     /// It is the database's, and goes on although the worker is stopped.
     pub fn is_of_database(self) -> bool {
-        matches!(self, Self::CommitEnds(_) | Self::Look(_) | Self::Keep)
+        matches!(self, Self::CommitEnds(_) | Self::Look(_) | Self::Scan(_) | Self::Keep)
     }
 }
 
@@ -70,6 +77,19 @@ struct Reading {
     rows: Option<Result<Vec<Option<Row>>, StoreError>>,
 }
 
+struct Scanning {
+    id: ScanId,
+    job: Option<ScanJob>,
+    outcome: Option<Result<ScanResult, StoreError>>,
+}
+
+/// Whose transaction it is.
+#[derive(Clone, Copy)]
+enum Ending {
+    Commit(CommitId),
+    Change(ChangeId),
+}
+
 struct Keeping {
     promises: Vec<(PartitionId, Promise)>,
     outcome: Option<Result<(), StoreError>>,
@@ -77,10 +97,11 @@ struct Keeping {
 
 struct Process {
     // Before the store: dropped, they leave their commits without a client.
-    commits: BTreeMap<u64, (CommitId, BoxFuture<'static, CommitOutcome>)>,
+    commits: BTreeMap<u64, (Ending, BoxFuture<'static, CommitOutcome>)>,
     store: Arc<MemoryStore>,
     replica: Replica,
     reads: BTreeMap<u64, Reading>,
+    scans: BTreeMap<u64, Scanning>,
     last_read: u64,
     keeping: Option<Keeping>,
     reopening: bool,
@@ -93,6 +114,13 @@ pub struct Worker {
     /// Steps of earlier lives are void.
     pub life: u64,
     process: Option<Process>,
+    /// Kept on its disk: the number of the configuration that it holds, and what that makes of it.
+    membership: Option<Membership>,
+    /// Its data is lost; whoever has its disk now is somebody else.
+    pub is_gone: bool,
+    /// Data that a backup brought back gets a new identity before anything else.
+    renew: bool,
+    pub uuid: String,
     pub paused_until: Time,
     pub database_down_until: Time,
     pub disk_full: bool,
@@ -108,6 +136,10 @@ impl Worker {
             disk,
             life: 0,
             process: None,
+            membership: None,
+            is_gone: false,
+            renew: false,
+            uuid: String::new(),
             paused_until: 0,
             database_down_until: 0,
             disk_full: false,
@@ -121,6 +153,9 @@ impl Worker {
 
     /// Running, open, and with nothing under way.
     pub fn is_idle(&self) -> bool {
+        if self.is_gone || self.uuid.is_empty() && self.process.is_none() {
+            return true;
+        }
         let idle = |p: &Process| {
             let replica = &p.replica;
             replica.is_open() && !replica.stats().read_only && !p.has_calls() && !replica.work().commit
@@ -135,6 +170,7 @@ impl Worker {
             store: Arc::new(self.disk.store()),
             replica: Replica::with_partitions(LIMITS, partitions),
             reads: BTreeMap::new(),
+            scans: BTreeMap::new(),
             last_read: 0,
             keeping: None,
             reopening: true,
@@ -147,6 +183,23 @@ impl Worker {
     pub fn kill(&mut self) {
         self.process = None;
         self.life += 1;
+    }
+
+    /// Takes the place of a worker whose data an old backup brought back.
+    pub fn restore(&mut self, snapshot: &Snapshot) {
+        self.disk.restore(snapshot);
+        self.renew = true;
+    }
+
+    /// Keeps a configuration, unless it holds a later one.
+    pub fn hold(&mut self, membership: Membership) {
+        if self.membership.as_ref().is_some_and(|held| held.number() >= membership.number()) {
+            return;
+        }
+        if let Some(process) = &mut self.process {
+            process.replica.set_membership(membership.clone());
+            self.membership = Some(membership);
+        }
     }
 
     pub fn submit(&mut self, arrival: Arrival) {
@@ -188,7 +241,7 @@ impl Worker {
             Step::CommitTold(seq) => {
                 if let Some((id, mut commit)) = process.commits.remove(&seq) {
                     match (&mut commit).now_or_never() {
-                        Some(outcome) => process.replica.on_commit(id, outcome),
+                        Some(outcome) => process.ended(id, outcome),
                         None => _ = process.commits.insert(seq, (id, commit)),
                     }
                 }
@@ -202,6 +255,19 @@ impl Worker {
             Step::Looked(nth) => {
                 if let Some(Reading { id, rows: Some(rows), .. }) = process.reads.remove(&nth) {
                     process.replica.on_read(id, rows);
+                }
+            }
+            Step::Scan(nth) => {
+                if let Some(scanning) = process.scans.get_mut(&nth)
+                    && let Some(job) = scanning.job.take()
+                {
+                    scanning.outcome = scans::run(&*process.store, job).now_or_never();
+                    self.planned.push((random.spread(20, MILLISECOND * 4), Step::Scanned(nth)));
+                }
+            }
+            Step::Scanned(nth) => {
+                if let Some(Scanning { id, outcome: Some(outcome), .. }) = process.scans.remove(&nth) {
+                    process.replica.on_scan(id, outcome);
                 }
             }
             Step::Keep => {
@@ -234,6 +300,15 @@ impl Worker {
                     self.planned.push((self.database_down_until - now, Step::Reopen));
                 } else if let Some(Ok(loaded)) = process.store.open().now_or_never() {
                     process.reopening = false;
+                    self.uuid = loaded.identity.worker_uuid;
+                    if std::mem::take(&mut self.renew)
+                        && let Some(Ok(uuid)) = process.store.renew_identity().now_or_never()
+                    {
+                        self.uuid = uuid;
+                    }
+                    if let Some(membership) = &self.membership {
+                        process.replica.set_membership(membership.clone());
+                    }
                     process.replica.open(loaded.partitions);
                 } else {
                     self.planned.push((5 * MILLISECOND, Step::Reopen));
@@ -253,7 +328,10 @@ impl Worker {
     /// Starts what can be started, and takes the answers out.
     pub fn pump(&mut self, pace: Pace, random: &mut Random) -> Vec<Answer> {
         let Some(process) = &mut self.process else { return Vec::new() };
-        while process.commits.len() < pace.writers {
+        let changes = |process: &Process| {
+            process.commits.values().filter(|(ending, _)| matches!(ending, Ending::Change(_))).count()
+        };
+        while process.commits.len() - changes(process) < pace.writers {
             let Some((id, batch)) = process.replica.next_commit() else { break };
             let store = process.store.clone();
             let mut commit: BoxFuture<'static, CommitOutcome> =
@@ -262,11 +340,31 @@ impl Worker {
                 Some(outcome) => process.replica.on_commit(id, outcome),
                 None => {
                     let seq = self.disk.held().last().copied().unwrap_or_default();
-                    process.commits.insert(seq, (id, commit));
+                    process.commits.insert(seq, (Ending::Commit(id), commit));
                     let time = random.spread(100, pace.commit_time);
                     self.planned.push((time, Step::CommitEnds(seq)));
                 }
             }
+        }
+        while let Some((id, change)) = process.replica.next_change() {
+            let store = process.store.clone();
+            let mut work: BoxFuture<'static, CommitOutcome> =
+                Box::pin(async move { store.change(change).await });
+            match (&mut work).now_or_never() {
+                Some(outcome) => process.replica.on_change(id, outcome),
+                None => {
+                    let seq = self.disk.held().last().copied().unwrap_or_default();
+                    process.commits.insert(seq, (Ending::Change(id), work));
+                    let time = random.spread(100, pace.commit_time);
+                    self.planned.push((time, Step::CommitEnds(seq)));
+                }
+            }
+        }
+        while process.scans.len() < READERS {
+            let Some((id, job)) = process.replica.next_scan() else { break };
+            process.last_read += 1;
+            process.scans.insert(process.last_read, Scanning { id, job: Some(job), outcome: None });
+            self.planned.push((random.spread(50, 4 * MILLISECOND), Step::Scan(process.last_read)));
         }
         while process.reads.len() < READERS {
             let Some((id, keys)) = process.replica.next_read() else { break };
@@ -293,8 +391,15 @@ impl Worker {
 }
 
 impl Process {
+    fn ended(&mut self, ending: Ending, outcome: CommitOutcome) {
+        match ending {
+            Ending::Commit(id) => self.replica.on_commit(id, outcome),
+            Ending::Change(id) => self.replica.on_change(id, outcome),
+        }
+    }
+
     /// Some call to the store has not ended.
     fn has_calls(&self) -> bool {
-        !self.commits.is_empty() || !self.reads.is_empty() || self.keeping.is_some()
+        !self.commits.is_empty() || !self.reads.is_empty() || !self.scans.is_empty() || self.keeping.is_some()
     }
 }

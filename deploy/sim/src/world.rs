@@ -4,10 +4,12 @@
 //! that the seed decides. Nothing else moves: a seed replays exactly.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use tercet_common::{ReplicaReply, ReplicaRequest, WorkerId};
-use tercet_frontend::coordinator::core::{CallId, Core, Replicas, WorkerIx};
+use tercet_common::{Epoch, PartitionId, ReplicaReply, ReplicaRequest, WorkerId};
+use tercet_frontend::coordinator::core::{CallId, Core, Group, Replicas, WorkerIx};
 use tercet_worker::replica::Arrival;
+use tercet_worker::store::memory::Snapshot;
 
 use crate::agenda::{Agenda, MILLISECOND, SECOND, Time};
 use crate::client::{Answers, Level};
@@ -17,6 +19,8 @@ use crate::model::Command;
 use crate::keys::{SimKey, keys};
 use crate::plan::Plan;
 use crate::random::Random;
+use crate::ring::{Change, ChangeStep, Configuration};
+use crate::tasks::is_ask;
 use crate::trace::{Trace, show_reply, show_request};
 use crate::worker::{Pace, Step, Worker};
 
@@ -40,6 +44,13 @@ pub(crate) enum Event {
     StartFrontend(usize),
     EndFull(usize),
     LandOrphans(usize),
+    WorkerHolds { worker: usize, configuration: Arc<Configuration> },
+    FrontendHolds { frontend: usize, configuration: Arc<Configuration> },
+    Change { partition: usize, step: ChangeStep },
+    /// Of a procedure's request.
+    AskTimeout { frontend: usize, life: u64, ask: u64 },
+    /// Some healing procedure begins somewhere.
+    Chore,
     Trouble,
 }
 
@@ -72,8 +83,14 @@ pub struct World {
     pub(crate) agenda: Agenda<Event>,
     pub(crate) keys: Vec<SimKey>,
     pub(crate) names: Vec<WorkerId>,
-    /// For each partition its replicas.
-    pub(crate) ring: Vec<Replicas>,
+    /// The one that was decided last.
+    pub(crate) configuration: Arc<Configuration>,
+    /// Of each partition the change under way.
+    pub(crate) changes: Vec<Option<Change>>,
+    /// Of each worker's disk, perhaps an old copy.
+    pub(crate) backups: Vec<Option<Snapshot>>,
+    /// Comparisons since this was set have found all equal.
+    pub(crate) equal: bool,
     pub(crate) frontends: Vec<Frontend>,
     pub(crate) workers: Vec<Worker>,
     pub(crate) answers: Answers,
@@ -92,25 +109,28 @@ impl World {
     pub(crate) fn new(seed: u64, trace: Trace) -> Self {
         let mut random = Random::new(seed);
         let plan = Plan::draw(&mut random);
-        let names = (1..=plan.workers).filter_map(|n| WorkerId::new(&format!("w{n}")).ok()).collect();
-        let mut ring = Vec::new();
+        let names = (1..=plan.workers + plan.spares).filter_map(|n| WorkerId::new(&format!("w{n}")).ok()).collect();
+        let mut groups = Vec::new();
         for _ in 0..plan.partitions {
             let mut all: Vec<WorkerIx> = (0..plan.workers as WorkerIx).collect();
             let replicas: Replicas = (0..3).map(|_| all.swap_remove(random.index(all.len()))).collect();
-            ring.push(replicas);
+            groups.push(Group::stable(Epoch(1), replicas));
         }
         let worker = |n: usize| Worker::new(&format!("w{}", n + 1), plan.partitions);
-        let workers = (0..plan.workers).map(worker).collect();
+        let workers = (0..plan.workers + plan.spares).map(worker).collect();
         let skew = (plan.skew / MILLISECOND).cast_signed();
         let mut frontend =
-            |_| Frontend::new(plan.workers, random.between(0, 2 * skew.unsigned_abs()).cast_signed() - skew);
+            |_| Frontend::new(plan.workers + plan.spares, random.between(0, 2 * skew.unsigned_abs()).cast_signed() - skew);
         let frontends = (0..plan.frontends).map(&mut frontend).collect();
         let mut world = Self {
             now: 0,
             agenda: Agenda::default(),
             keys: keys(plan.keys, plan.partitions),
             names,
-            ring,
+            configuration: Arc::new(Configuration { number: 1, groups }),
+            changes: vec![None; plan.partitions],
+            equal: true,
+            backups: vec![None; plan.workers + plan.spares],
             frontends,
             workers,
             answers: Answers::default(),
@@ -129,11 +149,14 @@ impl World {
     }
 
     fn begin(&mut self) {
-        for worker in 0..self.workers.len() {
+        for worker in 0..self.plan.workers {
             self.start_worker(worker);
         }
         for frontend in 0..self.frontends.len() {
             self.start_frontend(frontend);
+        }
+        if self.plan.chores {
+            self.plan_chore();
         }
         for client in 0..self.plan.clients {
             let at = self.random.below(self.plan.think_time);
@@ -203,17 +226,33 @@ impl World {
             Event::StartFrontend(frontend) => self.start_frontend(frontend),
             Event::EndFull(worker) => self.set_disk_full(worker, false),
             Event::LandOrphans(worker) => self.workers[worker].disk.land_orphans(),
+            Event::WorkerHolds { worker, configuration } => {
+                self.workers[worker].hold(configuration.membership(worker));
+                self.pump(worker);
+            }
+            Event::FrontendHolds { frontend, configuration } => self.frontend_holds(frontend, &configuration),
+            Event::Change { partition, step } => self.change_step(partition, step),
+            Event::AskTimeout { frontend, life, ask } if self.frontends[frontend].life == life => {
+                self.ask_timeout(frontend, ask);
+            }
+            Event::AskTimeout { .. } => {}
+            Event::Chore => self.chore(),
             Event::Trouble => self.trouble(),
         }
     }
 
     pub(crate) fn start_worker(&mut self, worker: usize) {
-        if self.workers[worker].is_running() {
+        if self.workers[worker].is_running() || self.workers[worker].is_gone {
             return;
         }
         self.trace.say(self.now, || format!("w{} starts", worker + 1));
         self.workers[worker].start(self.plan.partitions);
+        if self.workers[worker].life == 1 {
+            // Who begins anew has registered, and holds the configuration of that time.
+            self.workers[worker].hold(self.configuration.membership(worker));
+        }
         self.pump(worker);
+        self.tell_worker(worker);
         for frontend in 0..self.frontends.len() {
             let life = self.frontends[frontend].life;
             let at = self.now + self.random.spread(100, 20 * MILLISECOND);
@@ -225,15 +264,11 @@ impl World {
         if self.frontends[nth].core.is_some() {
             return;
         }
-        let ring: Vec<_> = self
-            .keys
-            .iter()
-            .take(self.ring.len())
-            .zip(&self.ring)
-            .map(|(key, replicas)| (key.partition, tercet_common::Epoch(1), replicas.clone()))
-            .collect();
+        let groups = self.configuration.groups.iter().enumerate();
+        let ring: Vec<_> = groups.map(|(nth, group)| (self.partition_id(nth), group.clone())).collect();
         let (tuning, names) = (self.plan.tuning.clone(), self.names.clone());
         self.frontends[nth].start(nth, tuning, names, ring);
+        self.frontends[nth].configuration = Some(self.configuration.clone());
         let life = self.frontends[nth].life;
         self.trace.say(self.now, || format!("f{} starts its life {life}", nth + 1));
         for worker in 0..self.workers.len() {
@@ -256,6 +291,9 @@ impl World {
         link.up = up;
         link.generation += u32::from(broke);
         self.trace.say(now, || format!("f{}-w{} is {}", frontend + 1, worker + 1, if up { "up" } else { "down" }));
+        if broke {
+            self.frontends[frontend].tasks.link_lost(worker as WorkerIx);
+        }
         self.with_core(frontend, |core| {
             if broke {
                 core.peer(worker as WorkerIx, false);
@@ -290,6 +328,7 @@ impl World {
         for ended in self.answers.take() {
             self.conclude(ended);
         }
+        self.poll_tasks(nth);
     }
 
     fn plan_tick(&mut self, nth: usize, next: Option<Time>) {
@@ -312,7 +351,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, frontend: usize, worker: WorkerIx, call: CallId, request: ReplicaRequest) {
+    pub(crate) fn send(&mut self, frontend: usize, worker: WorkerIx, call: CallId, request: ReplicaRequest) {
         let worker = usize::from(worker);
         let link = self.frontends[frontend].links[worker];
         let life = self.frontends[frontend].life;
@@ -351,7 +390,11 @@ impl World {
         let frontend = &self.frontends[stream.frontend];
         if frontend.life == stream.life && frontend.links[stream.worker].generation == stream.generation {
             self.trace.say(self.now, || format!("  f{} hears {}", stream.frontend + 1, call.raw()));
-            self.with_core(stream.frontend, |core| core.reply(call, reply));
+            if is_ask(call) {
+                self.ask_answered(stream.frontend, call, reply);
+            } else {
+                self.with_core(stream.frontend, |core| core.reply(call, reply));
+            }
         }
     }
 
@@ -413,6 +456,9 @@ impl World {
     fn repair(&mut self, nth: usize) {
         let frontend = &mut self.frontends[nth];
         frontend.repair_planned = false;
+        let is_gone = |worker: WorkerIx| self.workers[usize::from(worker)].is_gone;
+        frontend.missed_keys.retain(|(worker, _)| !is_gone(*worker));
+        frontend.missed_flushes.retain(|(worker, _), _| !is_gone(*worker));
         let is_up = |worker: WorkerIx| frontend.links[usize::from(worker)].up;
         let flushes: Vec<_> = frontend.missed_flushes.extract_if(.., |(worker, _), _| is_up(*worker)).collect();
         let keys: Vec<_> =
@@ -438,19 +484,25 @@ impl World {
     pub(crate) fn calm_down(&mut self) {
         self.trace.say(self.now, || "all trouble ends".to_owned());
         self.calm = true;
+        self.replace_gone();
         let now = self.now;
         for worker in 0..self.workers.len() {
             let paused = &mut self.workers[worker];
             paused.paused_until = paused.paused_until.min(now + MILLISECOND);
             paused.database_down_until = now;
             self.set_disk_full(worker, false);
-            self.start_worker(worker);
+            if was_started(&self.workers[worker]) {
+                self.start_worker(worker);
+                self.tell_worker(worker);
+            }
         }
         for nth in 0..self.frontends.len() {
             for link in &mut self.frontends[nth].links {
                 (link.cut_to, link.cut_from, link.suspected_until) = (now, now, now);
             }
             self.start_frontend(nth);
+            let configuration = self.configuration.clone();
+            self.frontend_holds(nth, &configuration);
             for worker in 0..self.workers.len() {
                 self.set_link(nth, worker, true);
             }
@@ -459,7 +511,8 @@ impl World {
 
     pub(crate) fn is_idle(&self) -> bool {
         self.record.unanswered() == 0
-            && self.frontends.iter().all(Frontend::is_idle)
+            && self.changes.iter().all(Option::is_none)
+            && self.frontends.iter().all(|f| f.is_idle() && f.number() == self.configuration.number)
             && self.workers.iter().all(Worker::is_idle)
     }
 
@@ -477,8 +530,18 @@ impl World {
         left
     }
 
+    /// Partitions have the lowest numbers; see [`crate::keys`].
+    pub(crate) fn partition_id(&self, nth: usize) -> PartitionId {
+        self.keys.iter().map(|key| key.partition).find(|id| id.index() == nth).unwrap_or(PartitionId::MIN)
+    }
+
     /// Longer than any operation may take.
     pub(crate) fn patience(&self) -> Time {
         20 * SECOND
     }
+}
+
+/// Whether a worker was ever started.
+fn was_started(worker: &Worker) -> bool {
+    worker.life > 0
 }

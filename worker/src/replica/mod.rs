@@ -46,6 +46,7 @@ mod tests;
 mod writes;
 
 use hashbrown::HashMap;
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::{
     Ballot, Epoch, KeyHash, PARTITIONS, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest,
 };
@@ -453,7 +454,9 @@ impl Replica {
     fn end_write(&mut self, writer: Writer, reply: ReplicaReply) {
         self.writes.ended(&writer);
         self.partition_mut(writer.partition).barrier.leave(writer.generation);
-        self.answer(writer.ticket, reply);
+        if !(mutants::on(Mutant::AnswerBeforeCommit) && reply == ReplicaReply::Stored) {
+            self.answer(writer.ticket, reply);
+        }
     }
 }
 

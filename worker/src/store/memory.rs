@@ -14,13 +14,14 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::sync::{Changes, DigestEntry, Memory};
 use tercet_common::{Ballot, Content, Epoch, KeyHash, PARTITIONS, PartitionId, Promise, Row, Term, UnixMillis};
 use tokio::sync::{Notify, oneshot};
 
 use self::durable::{Durable, Work};
 use super::{
-    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionChange, RingRegister, ScanFrom,
+    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord, RingRegister, ScanFrom,
     ScanOptions, Store, StoreError, Stretch, Usage,
 };
 
@@ -69,6 +70,17 @@ struct Data {
     orphans: Vec<(u64, Work)>,
     faults: VecDeque<Fault>,
     full: bool,
+}
+
+/// What a disk holds of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peeked {
+    /// The row's, or the flush's where that is higher.
+    pub ballot: Ballot,
+    /// Unless it is below the flush.
+    pub row: Option<Row>,
+    /// Of the partition.
+    pub floor: Ballot,
 }
 
 /// What a disk held at one time: a backup of it.
@@ -200,12 +212,17 @@ impl MemoryDisk {
         }
     }
 
-    /// The durable row of a key, if it is not below a flush, and else the flush's ballot: what a read would find.
-    pub fn peek(&self, partition: PartitionId, hash: KeyHash) -> (Ballot, Option<Row>) {
+    /// What is durable of a key.
+    pub fn peek(&self, partition: PartitionId, hash: KeyHash) -> Peeked {
         let data = self.0.data.lock();
-        let flush = data.durable.partition(partition).flush;
+        let PartitionRecord { flush, floor, .. } = data.durable.partition(partition);
         let row = data.durable.rows.get(&(partition, hash)).filter(|row| row.ballot > flush);
-        (row.map_or(flush, |row| row.ballot), row.cloned())
+        Peeked { ballot: row.map_or(flush, |row| row.ballot), row: row.cloned(), floor }
+    }
+
+    /// Of the newest transaction that is durable.
+    pub fn journal_seq(&self) -> u64 {
+        self.0.data.lock().durable.journal_seq
     }
 
     /// Puts a row where its key does not belong, to stand for another key with the same hash.
@@ -369,7 +386,9 @@ impl Store for MemoryStore {
             if data.live.is_some() {
                 return Err(StoreError::Refused("another worker uses this database".to_owned()));
             }
-            data.orphans.clear();
+            if !mutants::on(Mutant::OrphansNotEnded) {
+                data.orphans.clear();
+            }
             data.durable.boot_generation += 1;
             data.opened += 1;
             data.last_seq = data.durable.journal_seq;

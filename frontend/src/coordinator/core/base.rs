@@ -1,6 +1,7 @@
 //! The base of a read-modify-write: the highest version of a quorum of get-for-write answers.
 
 use smallvec::SmallVec;
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::message::Held;
 use tercet_common::{PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Row};
 
@@ -185,7 +186,8 @@ impl Core {
             };
             return self.put_again(id, batch, row);
         }
-        if sent().next().is_some() && sent().any(|ballot| highest.ballot >= *ballot) {
+        let again = mutants::on(Mutant::RetryUncertain);
+        if !again && sent().next().is_some() && sent().any(|ballot| highest.ballot >= *ballot) {
             self.fail_batch(id, batch, OpError::Uncertain);
             return self.advance(id);
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::quorum::QuorumTracker;
 use tercet_common::{Ballot, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Term, VectorClock};
 
@@ -99,7 +100,8 @@ impl Partition {
 
     /// As [`Self::promise`], unless a flush or a ring change holds new puts back.
     pub(super) fn open_promise(&self) -> Option<Promise> {
-        self.promise().filter(|_| self.flush.is_none() && self.held_until.is_none())
+        let flushes = self.flush.is_some() && !mutants::on(Mutant::FlushWithoutHold);
+        self.promise().filter(|_| !flushes && self.held_until.is_none())
     }
 
     pub(super) fn flush_ballot(&self) -> Option<Ballot> {
@@ -333,7 +335,7 @@ impl Core {
         let me = self.me;
         let Some(partition) = self.partition(id) else { return };
         let (Some(flush), Some(promise)) = (&partition.flush, partition.promise()) else { return };
-        if partition.puts > 0 {
+        if partition.puts > 0 && !mutants::on(Mutant::FlushWithoutHold) {
             return;
         }
         if flush.sent.is_some() {
