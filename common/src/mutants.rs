@@ -34,6 +34,8 @@ mutants! {
     ForgetPromises => "forget-promises",
     /// An operation whose put somebody has written over is applied again.
     RetryUncertain => "retry-uncertain",
+    /// An operation of whose put nothing is found is applied again, although that may be collected.
+    RetryOverCollected => "retry-over-collected",
     /// A newcomer copies from one old replica.
     CopyFromOne => "copy-from-one",
     /// The base of a read-modify-write is read without a promise.

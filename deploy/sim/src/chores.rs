@@ -40,7 +40,11 @@ impl World {
         frontend.core.as_ref()?;
         let group = &frontend.configuration.as_ref()?.groups[partition];
         let id = self.partition_id(partition);
-        (!group.is_joint()).then(|| Stable { partition: id, epoch: group.epoch, replicas: group.replicas.to_vec() })
+        (!group.is_joint()).then(|| Stable {
+            partition: id,
+            epoch: group.epoch,
+            replicas: group.replicas.to_vec(),
+        })
     }
 
     fn delta(&mut self, group: &Stable) -> DeltaJob {

@@ -132,8 +132,8 @@ impl Update for Running {
 
     fn finish(self: Box<Self>, outcome: Result<Written, OpError>) {
         let answer = if self.command.is_blind() { Answer::Done } else { Answer::Saw(self.saw) };
-        let told = outcome
-            .map(|Written { ballot, clock, .. }| Told { answer, version: Some((ballot, clock)) });
+        let told =
+            outcome.map(|Written { ballot, clock, .. }| Told { answer, version: Some((ballot, clock)) });
         self.answers.give(self.operation, told);
     }
 }

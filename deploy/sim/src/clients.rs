@@ -77,7 +77,8 @@ impl World {
         let counter = self.plan.counter && self.keys[key].partition == self.keys[0].partition;
         let command = if command == Command::Flush && counter { Command::Get } else { command };
         let life = frontend.life;
-        let issued = Issued { purpose, frontend: nth, life, key, command, level, called: self.now, outcome: None };
+        let issued =
+            Issued { purpose, frontend: nth, life, key, command, level, called: self.now, outcome: None };
         let operation = self.record.begin(issued);
         self.trace.say(self.now, || {
             let name = String::from_utf8_lossy(self.keys[key].key.as_bytes()).into_owned();
@@ -96,7 +97,8 @@ impl World {
     pub(crate) fn conclude(&mut self, Ended { operation, result }: Ended) {
         let Issued { command, key, purpose, level, .. } = self.record.issued[operation].clone();
         self.trace.say(self.now, || {
-            let told = result.as_ref().map(|told| (told.answer, told.version.as_ref().map(|v| v.0.to_string())));
+            let told =
+                result.as_ref().map(|told| (told.answer, told.version.as_ref().map(|v| v.0.to_string())));
             format!("#{operation} {command:?} is told {told:?}")
         });
         let outcome = match &result {
@@ -150,7 +152,9 @@ impl World {
         };
         if !group.is_quorum(holds) {
             let group = group.clone();
-            self.violate(format!("#{operation} was told {answer:?} at {ballot}, which no quorum of {group:?} holds"));
+            self.violate(format!(
+                "#{operation} was told {answer:?} at {ballot}, which no quorum of {group:?} holds"
+            ));
         }
     }
 }

@@ -82,7 +82,11 @@ impl Record {
     }
 
     /// What clients saw of a key. `flushes`: those of its partition, by what `same_partition` says of keys.
-    pub fn history(&self, key: usize, same_partition: impl Fn(usize) -> bool) -> Vec<Operation<Command, Answer>> {
+    pub fn history(
+        &self,
+        key: usize,
+        same_partition: impl Fn(usize) -> bool,
+    ) -> Vec<Operation<Command, Answer>> {
         let concerns = |o: &&Issued| match o.command {
             Command::Flush => same_partition(o.key),
             _ => o.key == key && o.counts(),

@@ -20,7 +20,8 @@ impl World {
     pub(crate) fn check_converged(&mut self) {
         for key in self.keys.clone() {
             let group = &self.configuration.groups[key.partition.index()];
-            let peek = |worker: &WorkerIx| self.workers[usize::from(*worker)].disk.peek(key.partition, key.hash);
+            let peek =
+                |worker: &WorkerIx| self.workers[usize::from(*worker)].disk.peek(key.partition, key.hash);
             let held: Vec<Peeked> = group.replicas.iter().map(peek).collect();
             // Of a tombstone or a flush, some may have collected it, or never heard of it.
             let live = |held: &Peeked| held.row.clone().filter(|row| row.content != Content::Tombstone);

@@ -149,7 +149,8 @@ struct Progress {
 
 impl Progress {
     fn new(seeds: u64) -> Self {
-        let style = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec} {eta} left {msg}");
+        let style =
+            ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec} {eta} left {msg}");
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(seeds));
         let bar = bar.map(|bar| style.map(|style| bar.clone().with_style(style)).unwrap_or(bar));
         Self { bar, last_line: Instant::now() }

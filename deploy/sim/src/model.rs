@@ -12,12 +12,21 @@ use crate::agenda::Time;
 pub enum Command {
     Get,
     /// `expires_at`: by the clock of the frontend that took the command.
-    Set { value: u128, expires_at: Option<Time> },
-    SetNx { value: u128 },
-    Append { digit: u8 },
+    Set {
+        value: u128,
+        expires_at: Option<Time>,
+    },
+    SetNx {
+        value: u128,
+    },
+    Append {
+        digit: u8,
+    },
     Incr,
     Del,
-    Expire { at: Time },
+    Expire {
+        at: Time,
+    },
     /// Of all keys of the partition.
     Flush,
 }
@@ -37,7 +46,9 @@ impl Command {
     /// What it makes of a live value: the new one, and whether that keeps the old one's end. `Err`: it changes nothing.
     pub fn apply(self, before: Option<u128>) -> Result<Option<u128>, Unchanged> {
         match (self, before) {
-            (Self::Get, _) | (Self::SetNx { .. }, Some(_)) | (Self::Del | Self::Expire { .. }, None) => Err(Unchanged),
+            (Self::Get, _) | (Self::SetNx { .. }, Some(_)) | (Self::Del | Self::Expire { .. }, None) => {
+                Err(Unchanged)
+            }
             (Self::Set { value, .. } | Self::SetNx { value }, _) => Ok(Some(value)),
             (Self::Append { digit }, _) => Ok(Some(before.unwrap_or(0) * 10 + u128::from(digit))),
             (Self::Incr, _) => Ok(Some(before.unwrap_or(0) + 1)),

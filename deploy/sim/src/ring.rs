@@ -188,13 +188,14 @@ impl World {
             self.trace.say(self.now, || format!("p{partition}: the change is given up"));
             self.changes[partition] = None;
             self.decide(partition, group.replicas, None);
-            return if self.calm { self.replace_gone() };
+            return if self.calm {
+                self.replace_gone()
+            };
         }
         if able.is_empty() {
-            return self.agenda.plan(
-                self.now + 10 * MILLISECOND,
-                Event::Change { partition, step: ChangeStep::Copy },
-            );
+            return self
+                .agenda
+                .plan(self.now + 10 * MILLISECOND, Event::Change { partition, step: ChangeStep::Copy });
         }
         let leader = *self.random.pick(&able);
         // Those that can be asked first.

@@ -207,9 +207,8 @@ impl World {
         for (partition, group) in configuration.groups.iter().enumerate() {
             let id = self.partition_id(partition);
             let view = core.promise_of(id);
-            views.push(
-                view.map(|promise| OwnerView { promise, lowest_in_flight: core.lowest_in_flight(id) }),
-            );
+            views
+                .push(view.map(|promise| OwnerView { promise, lowest_in_flight: core.lowest_in_flight(id) }));
             let replicas = group.replicas.to_vec();
             let stable = Stable { partition: id, epoch: group.epoch, replicas };
             stables.push((!group.is_joint()).then_some(stable));

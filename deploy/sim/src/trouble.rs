@@ -25,7 +25,8 @@ impl World {
         let frontend = self.random.index(self.frontends.len());
         let lasts = self.random.spread(MILLISECOND, self.plan.trouble_lasts);
         let until = self.now + lasts;
-        self.trace.say(self.now, || format!("{trouble:?} of w{} or f{} until {until}", worker + 1, frontend + 1));
+        self.trace
+            .say(self.now, || format!("{trouble:?} of w{} or f{} until {until}", worker + 1, frontend + 1));
         match trouble {
             Trouble::WorkerCrash => self.crash_worker(worker, until),
             Trouble::FrontendCrash => self.crash_frontend(frontend, until),

@@ -15,8 +15,8 @@ use crate::agenda::{Agenda, MILLISECOND, SECOND, Time};
 use crate::client::{Answers, Level};
 use crate::frontend::Frontend;
 use crate::history::{Purpose, Record};
-use crate::model::Command;
 use crate::keys::{SimKey, keys};
+use crate::model::Command;
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::ring::{Change, ChangeStep, Configuration};
@@ -31,24 +31,64 @@ const REPAIR_ROUND: usize = 16;
 
 pub(crate) enum Event {
     Client(usize),
-    Request { stream: Stream, call: CallId, request: ReplicaRequest },
-    Reply { stream: Stream, call: CallId, reply: ReplicaReply },
-    Tick { frontend: usize, life: u64 },
-    Worker { worker: usize, life: u64, step: Step },
-    Repair { frontend: usize, life: u64 },
+    Request {
+        stream: Stream,
+        call: CallId,
+        request: ReplicaRequest,
+    },
+    Reply {
+        stream: Stream,
+        call: CallId,
+        reply: ReplicaReply,
+    },
+    Tick {
+        frontend: usize,
+        life: u64,
+    },
+    Worker {
+        worker: usize,
+        life: u64,
+        step: Step,
+    },
+    Repair {
+        frontend: usize,
+        life: u64,
+    },
     /// A frontend finds a link up again.
-    LinkUp { frontend: usize, life: u64, worker: usize },
+    LinkUp {
+        frontend: usize,
+        life: u64,
+        worker: usize,
+    },
     /// A frontend learns that a worker's life has ended.
-    LinkDown { frontend: usize, life: u64, worker: usize, worker_life: u64 },
+    LinkDown {
+        frontend: usize,
+        life: u64,
+        worker: usize,
+        worker_life: u64,
+    },
     StartWorker(usize),
     StartFrontend(usize),
     EndFull(usize),
     LandOrphans(usize),
-    WorkerHolds { worker: usize, configuration: Arc<Configuration> },
-    FrontendHolds { frontend: usize, configuration: Arc<Configuration> },
-    Change { partition: usize, step: ChangeStep },
+    WorkerHolds {
+        worker: usize,
+        configuration: Arc<Configuration>,
+    },
+    FrontendHolds {
+        frontend: usize,
+        configuration: Arc<Configuration>,
+    },
+    Change {
+        partition: usize,
+        step: ChangeStep,
+    },
     /// Of a procedure's request.
-    AskTimeout { frontend: usize, life: u64, ask: u64 },
+    AskTimeout {
+        frontend: usize,
+        life: u64,
+        ask: u64,
+    },
     /// Some healing procedure begins somewhere.
     Chore,
     Trouble,
@@ -109,7 +149,8 @@ impl World {
     pub(crate) fn new(seed: u64, trace: Trace) -> Self {
         let mut random = Random::new(seed);
         let plan = Plan::draw(&mut random);
-        let names = (1..=plan.workers + plan.spares).filter_map(|n| WorkerId::new(&format!("w{n}")).ok()).collect();
+        let names =
+            (1..=plan.workers + plan.spares).filter_map(|n| WorkerId::new(&format!("w{n}")).ok()).collect();
         let mut groups = Vec::new();
         for _ in 0..plan.partitions {
             let mut all: Vec<WorkerIx> = (0..plan.workers as WorkerIx).collect();
@@ -119,8 +160,12 @@ impl World {
         let worker = |n: usize| Worker::new(&format!("w{}", n + 1), plan.partitions);
         let workers = (0..plan.workers + plan.spares).map(worker).collect();
         let skew = (plan.skew / MILLISECOND).cast_signed();
-        let mut frontend =
-            |_| Frontend::new(plan.workers + plan.spares, random.between(0, 2 * skew.unsigned_abs()).cast_signed() - skew);
+        let mut frontend = |_| {
+            Frontend::new(
+                plan.workers + plan.spares,
+                random.between(0, 2 * skew.unsigned_abs()).cast_signed() - skew,
+            )
+        };
         let frontends = (0..plan.frontends).map(&mut frontend).collect();
         let mut world = Self {
             now: 0,
@@ -290,7 +335,8 @@ impl World {
         link.worker_life = worker_life;
         link.up = up;
         link.generation += u32::from(broke);
-        self.trace.say(now, || format!("f{}-w{} is {}", frontend + 1, worker + 1, if up { "up" } else { "down" }));
+        self.trace
+            .say(now, || format!("f{}-w{} is {}", frontend + 1, worker + 1, if up { "up" } else { "down" }));
         if broke {
             self.frontends[frontend].tasks.link_lost(worker as WorkerIx);
         }
@@ -460,9 +506,15 @@ impl World {
         frontend.missed_keys.retain(|(worker, _)| !is_gone(*worker));
         frontend.missed_flushes.retain(|(worker, _), _| !is_gone(*worker));
         let is_up = |worker: WorkerIx| frontend.links[usize::from(worker)].up;
-        let flushes: Vec<_> = frontend.missed_flushes.extract_if(.., |(worker, _), _| is_up(*worker)).collect();
-        let keys: Vec<_> =
-            frontend.missed_keys.iter().filter(|(worker, _)| is_up(*worker)).take(REPAIR_ROUND).cloned().collect();
+        let flushes: Vec<_> =
+            frontend.missed_flushes.extract_if(.., |(worker, _), _| is_up(*worker)).collect();
+        let keys: Vec<_> = frontend
+            .missed_keys
+            .iter()
+            .filter(|(worker, _)| is_up(*worker))
+            .take(REPAIR_ROUND)
+            .cloned()
+            .collect();
         for missed in &keys {
             frontend.missed_keys.remove(missed);
         }
@@ -484,7 +536,6 @@ impl World {
     pub(crate) fn calm_down(&mut self) {
         self.trace.say(self.now, || "all trouble ends".to_owned());
         self.calm = true;
-        self.replace_gone();
         let now = self.now;
         for worker in 0..self.workers.len() {
             let paused = &mut self.workers[worker];
@@ -507,6 +558,7 @@ impl World {
                 self.set_link(nth, worker, true);
             }
         }
+        self.replace_gone();
     }
 
     pub(crate) fn is_idle(&self) -> bool {

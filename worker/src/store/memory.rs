@@ -16,13 +16,15 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tercet_common::mutants::{self, Mutant};
 use tercet_common::sync::{Changes, DigestEntry, Memory};
-use tercet_common::{Ballot, Content, Epoch, KeyHash, PARTITIONS, PartitionId, Promise, Row, Term, UnixMillis};
+use tercet_common::{
+    Ballot, Content, Epoch, KeyHash, PARTITIONS, PartitionId, Promise, Row, Term, UnixMillis,
+};
 use tokio::sync::{Notify, oneshot};
 
 use self::durable::{Durable, Work};
 use super::{
-    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord, RingRegister, ScanFrom,
-    ScanOptions, Store, StoreError, Stretch, Usage,
+    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
+    RingRegister, ScanFrom, ScanOptions, Store, StoreError, Stretch, Usage,
 };
 
 /// What happens to one commit instead of its usual end.

@@ -30,7 +30,8 @@ impl Group {
     }
 
     fn sets(&self) -> impl Iterator<Item = &Replicas> {
-        let old = Some(&self.replicas).filter(|_| self.next.is_none() || !mutants::on(Mutant::NoJointQuorums));
+        let old =
+            Some(&self.replicas).filter(|_| self.next.is_none() || !mutants::on(Mutant::NoJointQuorums));
         old.into_iter().chain(&self.next)
     }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tercet_common::mutants::{self, Mutant};
 use tercet_common::message::Held;
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::{Ballot, PartitionId, ReplicaReply, ReplicaRequest, Row};
 
 use super::super::api::{Found, OpError, ReadLevel, ReadOp};
@@ -190,7 +190,8 @@ impl Core {
         let held: Vec<(WorkerIx, Held)> = held.collect();
         let highest = held.iter().filter_map(|(_, held)| held.row.clone()).max_by_key(|row| row.ballot);
         let Some(row) = highest else { return };
-        let stale: Vec<_> = held.iter().map(|(w, held)| (*w, held.ballot)).filter(|s| s.1 < row.ballot).collect();
+        let stale: Vec<_> =
+            held.iter().map(|(w, held)| (*w, held.ballot)).filter(|s| s.1 < row.ballot).collect();
         self.repair(read.partition, &row, &stale);
     }
 

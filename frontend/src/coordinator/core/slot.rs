@@ -195,7 +195,10 @@ impl Core {
             return self.start_base(id, batch);
         }
         let Some(slot) = self.slots.get_mut(id) else { return };
-        let known = slot.known.take().filter(|k| k.generation == generation || mutants::on(Mutant::MemoryOverGenerations));
+        let known = slot
+            .known
+            .take()
+            .filter(|k| k.generation == generation || mutants::on(Mutant::MemoryOverGenerations));
         let batch = form_batch(&mut slot.queue);
         if batch.ops.len() > 1 {
             self.out.counts.combined += batch.ops.len() as u64 - 1;
