@@ -11,6 +11,7 @@ pub mod detector;
 pub mod key;
 pub mod message;
 pub mod metrics;
+pub mod mutants;
 pub mod quorum;
 pub mod ring;
 pub mod ring_change;

@@ -79,6 +79,9 @@ pub struct Held {
     pub ballot: Ballot,
     /// The row at `ballot`; absent for a digest, for a key never seen, and for one below the flush.
     pub row: Option<Row>,
+    /// Where there is no row, the partition's floor: a version at or below it may have been here, with a tombstone above
+    /// it, and both be collected. Else zero.
+    pub floor: Ballot,
 }
 
 /// Why a replica did not apply a request. Every variant means: no effect.

@@ -218,7 +218,11 @@ pub fn reply_to_wire(id: u64, reply: ReplicaReply) -> v1::Reply {
         }
         ReplicaReply::Stored => R::Stored(v1::Stored {}),
         ReplicaReply::Version(held) => {
-            R::Version(v1::Version { ballot: Some(held.ballot.into()), row: held.row.map(Into::into) })
+            R::Version(v1::Version {
+                ballot: Some(held.ballot.into()),
+                row: held.row.map(Into::into),
+                floor: Some(held.floor.into()),
+            })
         }
         ReplicaReply::Unknown => R::Unknown(v1::Unknown {}),
         ReplicaReply::Synced(reply) => R::Synced((*reply).into()),
@@ -255,6 +259,7 @@ fn result_from_wire(result: v1::reply::Result) -> Result<ReplicaReply, WireError
         R::Version(v) => ReplicaReply::Version(Held {
             ballot: v.ballot.unwrap_or_default().try_into()?,
             row: v.row.map(TryInto::try_into).transpose()?,
+            floor: v.floor.unwrap_or_default().try_into()?,
         }),
         R::Unknown(_) => ReplicaReply::Unknown,
         R::Synced(reply) => ReplicaReply::Synced(Box::new(reply.try_into()?)),

@@ -110,8 +110,8 @@ fn refusal() -> impl Strategy<Value = Refusal> {
 }
 
 fn reply() -> impl Strategy<Value = ReplicaReply> {
-    let held = (ballot(), prop::option::of(row()))
-        .prop_map(|(ballot, row)| ReplicaReply::Version(Held { ballot, row }));
+    let held = (ballot(), prop::option::of(row()), ballot())
+        .prop_map(|(ballot, row, floor)| ReplicaReply::Version(Held { ballot, row, floor }));
     prop_oneof![
         (clock(), ballot()).prop_map(|(vector, highest)| ReplicaReply::Prepared { vector, highest }),
         Just(ReplicaReply::Stored),

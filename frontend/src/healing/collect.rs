@@ -16,6 +16,7 @@
 
 use futures_util::future::join_all;
 use smallvec::SmallVec;
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::sync::{DigestEntry, PartitionState};
 use tercet_common::{Ballot, KeyHash, SyncRequest};
 
@@ -99,7 +100,7 @@ fn tombstone(across: &[Option<DigestEntry>], states: &[&PartitionState]) -> Opti
     let ballot = across.iter().flatten().map(|entry| entry.ballot).max()?;
     let gone = |(entry, state): (&Option<DigestEntry>, &&PartitionState)| match entry {
         Some(entry) => entry.tombstone && entry.ballot == ballot,
-        None => state.floor >= ballot,
+        None => state.floor >= ballot || mutants::on(Mutant::CollectWithoutAll),
     };
     across.iter().zip(states).all(gone).then_some(ballot)
 }

@@ -19,6 +19,7 @@
 //! lack them without the flush that explains it: it starts again, under the higher flush. The rows that it has
 //! installed already are not sent again. A newcomer never lowers a flush of the joint epoch on Begin.
 
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::quorum::majority;
 use tercet_common::sync::{PartitionState, SYNC_ENTRIES_MAX};
 use tercet_common::{Ballot, Epoch, KeyHash, PartitionId, Row, SyncRequest};
@@ -66,7 +67,7 @@ pub async fn copy<P: Peers>(
     done: &mut Copied,
     progress: &mut (dyn FnMut(&Copied) + Send),
 ) -> Result<(), HealError> {
-    let needed = majority(job.old.len());
+    let needed = if mutants::on(Mutant::CopyFromOne) { 1 } else { majority(job.old.len()) };
     let (sources, spare) = job.old.split_at(needed.min(job.old.len()));
     let mut run = Run {
         peers,
@@ -230,7 +231,8 @@ impl<P: Peers> Run<'_, P> {
             let highest =
                 shown.filter(|(_, ballot)| *ballot > self.merged.flush).max_by_key(|(_, ballot)| *ballot);
             let merged = highest.map_or(Ballot::ZERO, |(_, ballot)| ballot);
-            if let Some(own) = own.filter(|own| *own > merged && own.epoch < self.scope.epoch) {
+            let stale = |own: &Ballot| *own > merged && own.epoch < self.scope.epoch;
+            if let Some(own) = own.filter(stale).filter(|_| !mutants::on(Mutant::StaleRowsKept)) {
                 plan.evict.push((hash, own));
             } else if own.is_some_and(|own| own >= merged) {
                 plan.kept += 1;

@@ -53,6 +53,10 @@ struct End {
 }
 
 impl Change {
+    pub(super) fn collects(&self) -> bool {
+        matches!(self.deed, Deed::Collect { .. })
+    }
+
     fn end(&self) -> End {
         End {
             ticket: self.ticket,

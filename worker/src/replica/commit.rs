@@ -1,5 +1,6 @@
 //! Writes: put, replicate and flush, from their checks to the outcome of their commit.
 
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::{Ballot, Epoch, PartitionId, Promise, Refusal, ReplicaReply, Row, VectorClock};
 
 use super::cache::detached;
@@ -60,7 +61,7 @@ impl Replica {
             return Ok(());
         }
         let mut known = true;
-        if row.ballot <= partition.floor {
+        if row.ballot <= partition.floor && !mutants::on(Mutant::NoFloorCheck) {
             let stored = self.cache.peek(&slot);
             known = stored.is_some();
             if let Some(stored) = stored
@@ -199,6 +200,11 @@ impl Replica {
         };
         let id = CommitId(self.next_id());
         let changes_ended = self.changes_ended;
+        if mutants::on(Mutant::AnswerBeforeCommit) {
+            let writers = taken.keys.iter().flat_map(|write| &write.writers);
+            let tickets: Vec<_> = writers.map(|writer| writer.ticket).collect();
+            tickets.into_iter().for_each(|ticket| self.answer(ticket, ReplicaReply::Stored));
+        }
         self.commits.insert(id, InFlight { taken, promises, changes_ended });
         Some((id, batch))
     }
@@ -238,7 +244,9 @@ impl Replica {
             // (A commit whose outcomes do not match its rows says nothing either.)
             CommitOutcome::Unknown(_) | CommitOutcome::Committed { .. } => {
                 self.lose();
-                self.end_all(taken, ReplicaReply::Unknown);
+                let unknown = ReplicaReply::Unknown;
+                let refused = ReplicaReply::Refused(Refusal::Unavailable);
+                self.end_all(taken, if mutants::on(Mutant::UnknownAsRefused) { refused } else { unknown });
             }
         }
         for partition in touched {

@@ -48,6 +48,11 @@ impl Membership {
         Self(Some(Held { number: config.epoch, places: PartitionId::all().map(place).collect() }))
     }
 
+    /// Of the first partitions only, for a replica that has no others.
+    pub fn from_places(number: Epoch, places: impl IntoIterator<Item = Place>) -> Self {
+        Self(Some(Held { number, places: places.into_iter().collect() }))
+    }
+
     /// The number of the configuration.
     pub fn number(&self) -> Option<Epoch> {
         self.0.as_ref().map(|held| held.number)

@@ -1,5 +1,6 @@
 //! One partition's part of the state.
 
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::{Ballot, KeyHash, Promise, VectorClock};
 
 use super::barrier::{Barrier, Mark};
@@ -58,8 +59,9 @@ pub(super) enum Then {
 
 impl Partition {
     pub(super) fn load(&mut self, record: PartitionRecord) {
-        self.promise = self.promise.max(record.promise);
-        self.durable = record.promise;
+        let kept = if mutants::on(Mutant::ForgetPromises) { Promise::ZERO } else { record.promise };
+        self.promise = self.promise.max(kept);
+        self.durable = kept;
         self.floor = record.floor;
         self.flush = record.flush;
         self.flush_clock = record.flush_clock;
@@ -77,7 +79,8 @@ impl Partition {
     }
 
     pub(super) fn hides(&self, hash: KeyHash, ballot: Ballot) -> bool {
-        self.copying.is_some_and(|copying| copying.hides(hash, ballot))
+        let shown = mutants::on(Mutant::NewcomerShowsHidden);
+        !shown && self.copying.is_some_and(|copying| copying.hides(hash, ballot))
     }
 
     pub(super) fn hides_flush(&self, ballot: Ballot) -> bool {
@@ -98,6 +101,11 @@ impl Partition {
     }
 
     pub(super) fn is_ready(&self, waiter: &PromiseWaiter) -> bool {
-        self.durable >= waiter.need && self.barrier.passed(waiter.behind)
+        let waits = match &waiter.then {
+            Then::Change(change) if change.collects() => !mutants::on(Mutant::CollectWithoutBarrier),
+            Then::AnswerPrepared | Then::Read { .. } => !mutants::on(Mutant::PrepareWithoutBarrier),
+            _ => true,
+        };
+        self.durable >= waiter.need && (!waits || self.barrier.passed(waiter.behind))
     }
 }

@@ -1,5 +1,6 @@
 //! Promises: prepare, get-for-write, and the fence of a new epoch.
 
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::{Epoch, Key, PartitionId, Promise, Refusal, ReplicaReply};
 
 use super::barrier::Mark;
@@ -26,6 +27,9 @@ impl Replica {
         promise: Promise,
         key: Key,
     ) -> Result<(), Refusal> {
+        if mutants::on(Mutant::BaseWithoutPromise) {
+            return self.get(ticket, slot, promise.epoch, key, false);
+        }
         self.check_promise(slot.partition, promise)?;
         let wanted = Wanted { epoch: promise.epoch, key, digest: false };
         self.await_promise(ticket, slot.partition, promise, Then::Read { slot, wanted })
@@ -42,7 +46,8 @@ impl Replica {
         let wanted = Wanted { epoch, key, digest };
         // An epoch that is seen for the first time is a fence: it is kept, and what older epochs were allowed to
         // write ends, before anything is answered in it.
-        if fence(epoch) > self.partition(slot).durable {
+        let fenced = mutants::on(Mutant::EpochWithoutFence);
+        if fence(epoch) > self.partition(slot).durable && !fenced {
             return self.await_promise(ticket, slot.partition, fence(epoch), Then::Read { slot, wanted });
         }
         self.look_up(ticket, slot, wanted);
@@ -211,7 +216,7 @@ impl Replica {
 
     /// Releases nobody: everyone is refused.
     pub(super) fn refuse_waiting_promises(&mut self) {
-        for id in PartitionId::all() {
+        for id in PartitionId::all().take(self.partitions.len()) {
             self.refuse_waiters(id, |_| true, &Refusal::Unavailable);
         }
         for id in std::mem::take(&mut self.unkept) {

@@ -1,7 +1,8 @@
 //! Reads of committed state: from the cache, or from the database in batches.
 
 use tercet_common::message::Held;
-use tercet_common::{Epoch, Key, KeyHash, PartitionId, Refusal, ReplicaReply, Row};
+use tercet_common::mutants::{self, Mutant};
+use tercet_common::{Ballot, Epoch, Key, KeyHash, PartitionId, Refusal, ReplicaReply, Row};
 
 use super::commit::Floor;
 use super::reads::{Asker, Began, LookUp};
@@ -46,10 +47,14 @@ impl Replica {
             Some(row) if row.key != wanted.key => ReplicaReply::Refused(Refusal::KeyCollision),
             Some(row) if row.ballot > flush => {
                 let ballot = row.ballot;
-                ReplicaReply::Version(Held { ballot, row: (!wanted.digest).then(|| row.clone()) })
+                ReplicaReply::Version(Held {
+                    ballot,
+                    row: (!wanted.digest).then(|| row.clone()),
+                    floor: Ballot::ZERO,
+                })
             }
             // Absent, or flushed: a tombstone at the flush.
-            _ => ReplicaReply::Version(Held { ballot: flush, row: None }),
+            _ => ReplicaReply::Version(Held { ballot: flush, row: None, floor: partition.floor }),
         };
         self.answer(ticket, reply);
     }
@@ -107,7 +112,9 @@ impl Replica {
                 }
             }
             // A commit that ended meanwhile may have written what this read did not see.
-            if self.partition(slot).commits_ended == began.commits_ended {
+            if self.partition(slot).commits_ended == began.commits_ended
+                || mutants::on(Mutant::CacheFilledLate)
+            {
                 self.cache.insert(slot, row);
             }
         }

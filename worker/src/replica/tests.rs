@@ -91,10 +91,11 @@ fn refused(refusal: Refusal) -> ReplicaReply {
 }
 
 fn version(row: Row) -> ReplicaReply {
-    ReplicaReply::Version(Held { ballot: row.ballot, row: Some(row) })
+    ReplicaReply::Version(Held { ballot: row.ballot, row: Some(row), floor: Ballot::ZERO })
 }
 
-const ABSENT: ReplicaReply = ReplicaReply::Version(Held { ballot: Ballot::ZERO, row: None });
+const ABSENT: ReplicaReply =
+    ReplicaReply::Version(Held { ballot: Ballot::ZERO, row: None, floor: Ballot::ZERO });
 
 fn lost() -> CommitOutcome {
     CommitOutcome::Unknown(StoreError::Unreachable("connection reset".into()))

@@ -14,14 +14,17 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::sync::{Changes, DigestEntry, Memory};
-use tercet_common::{Ballot, Content, Epoch, KeyHash, PartitionId, Promise, Row, Term, UnixMillis};
+use tercet_common::{
+    Ballot, Content, Epoch, KeyHash, PARTITIONS, PartitionId, Promise, Row, Term, UnixMillis,
+};
 use tokio::sync::{Notify, oneshot};
 
 use self::durable::{Durable, Work};
 use super::{
-    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionChange, RingRegister, ScanFrom,
-    ScanOptions, Store, StoreError, Stretch, Usage,
+    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
+    RingRegister, ScanFrom, ScanOptions, Store, StoreError, Stretch, Usage,
 };
 
 /// What happens to one commit instead of its usual end.
@@ -51,6 +54,8 @@ struct Shared {
 }
 
 struct Data {
+    /// How many partitions a store is told of when it opens.
+    partitions: usize,
     /// Worker uuids begin with it.
     name: String,
     /// How many uuids were drawn. Not part of what a backup brings back: no uuid is drawn twice.
@@ -69,6 +74,17 @@ struct Data {
     full: bool,
 }
 
+/// What a disk holds of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peeked {
+    /// The row's, or the flush's where that is higher.
+    pub ballot: Ballot,
+    /// Unless it is below the flush.
+    pub row: Option<Row>,
+    /// Of the partition.
+    pub floor: Ballot,
+}
+
 /// What a disk held at one time: a backup of it.
 #[derive(Clone)]
 pub struct Snapshot(Durable);
@@ -76,8 +92,14 @@ pub struct Snapshot(Durable);
 impl MemoryDisk {
     /// An empty disk; the name becomes the worker's uuid. Cheap: nothing is allocated for what is not there.
     pub fn new(worker_uuid: impl Into<String>) -> Self {
+        Self::with_partitions(worker_uuid, usize::from(PARTITIONS))
+    }
+
+    /// One that tells of the first partitions only: a simulation makes and opens thousands of disks in a second.
+    pub fn with_partitions(worker_uuid: impl Into<String>, partitions: usize) -> Self {
         let name = worker_uuid.into();
         let data = Data {
+            partitions,
             durable: Durable::new(name.clone()),
             name,
             drawn: 0,
@@ -190,6 +212,19 @@ impl MemoryDisk {
         for (seq, batch) in std::mem::take(&mut data.orphans) {
             data.durable.apply(seq, batch);
         }
+    }
+
+    /// What is durable of a key.
+    pub fn peek(&self, partition: PartitionId, hash: KeyHash) -> Peeked {
+        let data = self.0.data.lock();
+        let PartitionRecord { flush, floor, .. } = data.durable.partition(partition);
+        let row = data.durable.rows.get(&(partition, hash)).filter(|row| row.ballot > flush);
+        Peeked { ballot: row.map_or(flush, |row| row.ballot), row: row.cloned(), floor }
+    }
+
+    /// Of the newest transaction that is durable.
+    pub fn journal_seq(&self) -> u64 {
+        self.0.data.lock().durable.journal_seq
     }
 
     /// Puts a row where its key does not belong, to stand for another key with the same hash.
@@ -353,7 +388,9 @@ impl Store for MemoryStore {
             if data.live.is_some() {
                 return Err(StoreError::Refused("another worker uses this database".to_owned()));
             }
-            data.orphans.clear();
+            if !mutants::on(Mutant::OrphansNotEnded) {
+                data.orphans.clear();
+            }
             data.durable.boot_generation += 1;
             data.opened += 1;
             data.last_seq = data.durable.journal_seq;
@@ -366,7 +403,7 @@ impl Store for MemoryStore {
                 journal_seq: *journal_seq,
                 register: register.clone(),
             };
-            Ok(Loaded { identity, partitions: data.durable.partition_records() })
+            Ok(Loaded { identity, partitions: data.durable.partition_records(data.partitions) })
         })
     }
 

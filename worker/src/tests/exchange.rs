@@ -21,7 +21,7 @@ async fn puts_gets_and_prepares_travel_over_one_stream() {
 
     assert_eq!(stream.ask(put("a", 1)).await, ReplicaReply::Stored);
     let held = row("a", promise(1).ballot(1));
-    let version = ReplicaReply::Version(Held { ballot: held.ballot, row: Some(held) });
+    let version = ReplicaReply::Version(Held { ballot: held.ballot, row: Some(held), floor: Ballot::ZERO });
     assert_eq!(stream.ask(get("a")).await, version);
     let absent = ReplicaReply::Version(Held::default());
     assert_eq!(stream.ask(get("b")).await, absent);

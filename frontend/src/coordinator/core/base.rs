@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 use tercet_common::message::Held;
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::{PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Row};
 
 use super::super::api::OpError;
@@ -185,7 +186,15 @@ impl Core {
             };
             return self.put_again(id, batch, row);
         }
-        if sent().next().is_some() && sent().any(|ballot| highest.ballot >= *ballot) {
+        // Where nothing is held any more, the put may have been there, been written over, and be collected.
+        let collected = base.answers.iter().map(|(_, held)| held.floor).max().unwrap_or_default();
+        let again = mutants::on(Mutant::RetryOverCollected);
+        if !again && sent().any(|ballot| collected >= *ballot) {
+            self.fail_batch(id, batch, OpError::Uncertain);
+            return self.advance(id);
+        }
+        let again = mutants::on(Mutant::RetryUncertain);
+        if !again && sent().next().is_some() && sent().any(|ballot| highest.ballot >= *ballot) {
             self.fail_batch(id, batch, OpError::Uncertain);
             return self.advance(id);
         }

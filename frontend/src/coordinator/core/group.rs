@@ -1,6 +1,7 @@
 //! Who holds a partition, and who of them makes a quorum. All counting of replicas in the core goes through here.
 
 use smallvec::SmallVec;
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::quorum::{QuorumTracker, majority};
 use tercet_common::{Epoch, PartitionId};
 
@@ -29,7 +30,9 @@ impl Group {
     }
 
     fn sets(&self) -> impl Iterator<Item = &Replicas> {
-        std::iter::once(&self.replicas).chain(&self.next)
+        let old =
+            Some(&self.replicas).filter(|_| self.next.is_none() || !mutants::on(Mutant::NoJointQuorums));
+        old.into_iter().chain(&self.next)
     }
 
     pub fn contains(&self, worker: WorkerIx) -> bool {
@@ -73,6 +76,7 @@ impl Group {
     pub fn tracker(&self) -> QuorumTracker {
         match &self.next {
             None => QuorumTracker::new(&self.replicas),
+            Some(next) if mutants::on(Mutant::NoJointQuorums) => QuorumTracker::new(next),
             Some(next) => QuorumTracker::joint(&self.replicas, next),
         }
     }

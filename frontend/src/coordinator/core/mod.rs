@@ -294,8 +294,11 @@ impl Core {
         partitions: impl IntoIterator<Item = (PartitionId, Group)>,
     ) -> Self {
         let mut table: Vec<Option<Partition>> = Vec::new();
-        table.resize_with(usize::from(tercet_common::PARTITIONS), || None);
         for (id, group) in partitions {
+            // As long as it must be: a simulation makes thousands of cores in a second.
+            if table.len() <= id.index() {
+                table.resize_with(id.index() + 1, || None);
+            }
             table[id.index()] = Some(Partition::new(group));
         }
         let (available, last_reply) = (vec![false; names.len()], vec![Duration::ZERO; names.len()]);
@@ -528,11 +531,11 @@ impl Core {
     }
 
     fn partition(&self, id: PartitionId) -> Option<&Partition> {
-        self.partitions[id.index()].as_ref()
+        self.partitions.get(id.index())?.as_ref()
     }
 
     fn partition_mut(&mut self, id: PartitionId) -> Option<&mut Partition> {
-        self.partitions[id.index()].as_mut()
+        self.partitions.get_mut(id.index())?.as_mut()
     }
 
     fn next_seq(&mut self) -> u64 {

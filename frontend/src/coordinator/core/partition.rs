@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::quorum::QuorumTracker;
 use tercet_common::{Ballot, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Term, VectorClock};
 
@@ -94,7 +95,8 @@ impl Partition {
 
     /// As [`Self::promise`], unless a flush or a ring change holds new puts back.
     pub(super) fn open_promise(&self) -> Option<Promise> {
-        self.promise().filter(|_| self.flush.is_none() && self.held_until.is_none())
+        let flushes = self.flush.is_some() && !mutants::on(Mutant::FlushWithoutHold);
+        self.promise().filter(|_| !flushes && self.held_until.is_none())
     }
 
     pub(super) fn flush_ballot(&self) -> Option<Ballot> {
@@ -271,7 +273,7 @@ impl Core {
 
     /// A worker can be asked again: what waited for a quorum may go on.
     pub(super) fn wake_partitions_of(&mut self, worker: WorkerIx) {
-        for id in PartitionId::all() {
+        for id in PartitionId::all().take(self.partitions.len()) {
             if self.partition(id).is_some_and(|p| !p.waiting.is_empty() && p.group.contains(worker)) {
                 self.ensure_owned(id);
                 if self.partition(id).is_some_and(|p| p.open_promise().is_some()) {
@@ -328,7 +330,7 @@ impl Core {
         let me = self.me;
         let Some(partition) = self.partition(id) else { return };
         let (Some(flush), Some(promise)) = (&partition.flush, partition.promise()) else { return };
-        if partition.puts > 0 {
+        if partition.puts > 0 && !mutants::on(Mutant::FlushWithoutHold) {
             return;
         }
         if flush.sent.is_some() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::quorum::QuorumTracker;
 use tercet_common::{Ballot, Content, PartitionId, Refusal, ReplicaReply, ReplicaRequest, Row, VectorClock};
 
@@ -45,6 +46,9 @@ impl Put {
         // A refusal for a higher promise speaks of the copy that it answers: an earlier copy of the same put, on a network
         // that doubles messages, may have come before that promise.
         let stored = |d: Delivery| matches!(d, Delivery::Stored | Delivery::Pending | Delivery::Deposed);
+        if mutants::on(Mutant::UnansweredAsRefused) {
+            return false;
+        }
         self.touched || self.batch.touched || self.replicas.iter().any(|(_, d)| stored(*d))
     }
 }
@@ -127,7 +131,9 @@ impl Core {
         match origin {
             // Nothing changed, and a quorum holds just this: the read was the answer (design 4, GET). Not after an
             // earlier attempt that did change something: a put above that one must keep it from coming back.
-            Origin::Replicas { chosen: true, ballot, holder } if !expired && !must_put => {
+            Origin::Replicas { chosen: true, ballot, holder }
+                if !must_put && (!expired || mutants::on(Mutant::ExpiryWithoutTombstone)) =>
+            {
                 let clock = base.as_ref().map(|row| row.clock.clone()).unwrap_or_default();
                 let synchronous = vec![self.name(holder)];
                 let written = Written { ballot, clock, synchronous, asynchronous: None };
@@ -135,6 +141,12 @@ impl Core {
                 self.advance(id);
             }
             // Nothing changed, and the base is only the owner's memory of it: a deposed owner must not answer from that.
+            Origin::Memory if mutants::on(Mutant::GetFromOwnerMemory) => {
+                let (ballot, clock) = base.map(|row| (row.ballot, row.clock)).unwrap_or_default();
+                let synchronous = vec![self.name(0)];
+                self.finish_ok(batch, &Written { ballot, clock, synchronous, asynchronous: None });
+                self.advance(id);
+            }
             Origin::Memory | Origin::Blind => self.start_base(id, batch),
             Origin::Replicas { .. } => {
                 self.out.counts.expired += u64::from(expired);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use tercet_common::message::Held;
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::{Ballot, PartitionId, ReplicaReply, ReplicaRequest, Row};
 
 use super::super::api::{Found, OpError, ReadLevel, ReadOp};
@@ -166,6 +167,9 @@ impl Core {
             }
             Verdict::Unequal => {
                 let busy = self.slot_of.contains_key(&read.op.key);
+                if mutants::on(Mutant::RepairWithoutPromise) {
+                    self.repair_unchosen(id);
+                }
                 self.out.counts.hedged_unequal += 1;
                 // Our own write is under way: its outcome decides. Else the third replica may.
                 if busy || (!self.ask_more(id) && !self.awaits_more(id)) {
@@ -176,6 +180,21 @@ impl Core {
         }
     }
 
+    /// What must never be done.
+    fn repair_unchosen(&mut self, id: Id) {
+        let Some(read) = self.reads.get(id) else { return };
+        let held = read.asked.iter().filter_map(|a| match &a.state {
+            State::Answered(held) => Some((a.worker, held.clone())),
+            _ => None,
+        });
+        let held: Vec<(WorkerIx, Held)> = held.collect();
+        let highest = held.iter().filter_map(|(_, held)| held.row.clone()).max_by_key(|row| row.ballot);
+        let Some(row) = highest else { return };
+        let stale: Vec<_> =
+            held.iter().map(|(w, held)| (*w, held.ballot)).filter(|s| s.1 < row.ballot).collect();
+        self.repair(read.partition, &row, &stale);
+    }
+
     fn awaits_more(&self, id: Id) -> bool {
         self.reads.get(id).is_some_and(|read| read.asked.iter().any(|a| matches!(a.state, State::Pending)))
     }
@@ -184,7 +203,7 @@ impl Core {
         let expired = row
             .as_ref()
             .is_some_and(|row| row.content.expires_at().is_some() && !row.content.is_live(self.wall));
-        if expired {
+        if expired && !mutants::on(Mutant::ExpiryWithoutTombstone) {
             // "Expired" is answered only once its tombstone is acknowledged, so that no other clock revives it.
             return self.confirm(id);
         }
@@ -252,7 +271,8 @@ fn verdict(read: &Read, group: &Group) -> Verdict {
     let Some(highest) = answers.iter().map(|(_, _, held)| held.ballot).max() else { return Verdict::Open };
     let holders = || answers.iter().filter(|(_, _, held)| held.ballot == highest);
     let is_holder = |w: WorkerIx| holders().any(|(worker, ..)| *worker == w);
-    if read.op.level != ReadLevel::One && !group.is_quorum(is_holder) {
+    let minority_will_do = mutants::on(Mutant::GetUnrewritten);
+    if read.op.level != ReadLevel::One && !minority_will_do && !group.is_quorum(is_holder) {
         return Verdict::Unequal;
     }
     let stale = answers.iter().filter(|(_, _, held)| held.ballot < highest);

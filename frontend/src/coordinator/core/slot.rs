@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::{Ballot, Key, PartitionId, Row, VectorClock};
 
 use super::super::api::{Found, OpError, ReadOp, Update, WriteLevel, WriteOp, Written};
@@ -194,7 +195,10 @@ impl Core {
             return self.start_base(id, batch);
         }
         let Some(slot) = self.slots.get_mut(id) else { return };
-        let known = slot.known.take().filter(|k| k.generation == generation);
+        let known = slot
+            .known
+            .take()
+            .filter(|k| k.generation == generation || mutants::on(Mutant::MemoryOverGenerations));
         let batch = form_batch(&mut slot.queue);
         if batch.ops.len() > 1 {
             self.out.counts.combined += batch.ops.len() as u64 - 1;

@@ -26,7 +26,7 @@ fn finish(floor: Ballot) -> ReplicaRequest {
 }
 
 fn flushed(ballot: Ballot) -> ReplicaReply {
-    ReplicaReply::Version(Held { ballot, row: None })
+    ReplicaReply::Version(Held { ballot, row: None, floor: Ballot::ZERO })
 }
 
 /// A newcomer that was a replica in epoch 1, with the epoch durable already.

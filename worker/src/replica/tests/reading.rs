@@ -9,7 +9,10 @@ fn the_first_read_asks_the_database_and_the_second_the_cache() {
     assert_eq!(rig.answers(), [(1, version(row.clone()))]);
     assert_eq!(rig.ask(get("a")), version(row.clone()));
     let digest = ReplicaRequest::Get { epoch: Epoch(1), key: key("a"), digest: true };
-    assert_eq!(rig.ask(digest), ReplicaReply::Version(Held { ballot: row.ballot, row: None }));
+    assert_eq!(
+        rig.ask(digest),
+        ReplicaReply::Version(Held { ballot: row.ballot, row: None, floor: Ballot::ZERO })
+    );
     rig.submit(get("nothing"));
     rig.read(None);
     assert_eq!(rig.answers(), [(4, ABSENT)]);
@@ -154,7 +157,7 @@ fn a_row_below_the_flush_is_a_tombstone_at_the_flush() {
     assert_eq!(rig.ask(get("cached")), version(row_at("cached", term(1).ballot(1))), "not committed yet");
     rig.commit();
     rig.answers();
-    let flushed = ReplicaReply::Version(Held { ballot: term(1).ballot(5), row: None });
+    let flushed = ReplicaReply::Version(Held { ballot: term(1).ballot(5), row: None, floor: Ballot::ZERO });
     assert_eq!(rig.ask(get("cached")), flushed);
     for stored in [None, Some(row_at("stored", term(1).ballot(2)))] {
         rig.replica.cache.clear();

@@ -264,7 +264,7 @@ fn flushes_that_end_out_of_order_leave_the_higher_one() {
     assert_eq!(rig.answers(), [(1, ReplicaReply::Stored), (2, ReplicaReply::Stored)]);
     rig.submit(get("a"));
     rig.read(None);
-    let flushed = ReplicaReply::Version(Held { ballot: term(1).ballot(5), row: None });
+    let flushed = ReplicaReply::Version(Held { ballot: term(1).ballot(5), row: None, floor: Ballot::ZERO });
     assert_eq!(rig.answers(), [(3, flushed)]);
 }
 

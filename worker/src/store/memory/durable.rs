@@ -52,8 +52,9 @@ impl Durable {
         }
     }
 
-    pub(super) fn partition_records(&self) -> Vec<PartitionRecord> {
+    pub(super) fn partition_records(&self, first: usize) -> Vec<PartitionRecord> {
         PartitionId::all()
+            .take(first)
             .map(|partition| self.partitions.get(&partition).cloned().unwrap_or_default())
             .collect()
     }
@@ -119,6 +120,10 @@ impl Durable {
     /// A journal row that names nothing, for a transaction that writes no rows.
     pub(super) fn note(&mut self, seq: u64) {
         self.journal(seq);
+    }
+
+    pub(super) fn partition(&self, partition: PartitionId) -> PartitionRecord {
+        self.partitions.get(&partition).cloned().unwrap_or_default()
     }
 
     fn record(&mut self, partition: PartitionId) -> &mut PartitionRecord {

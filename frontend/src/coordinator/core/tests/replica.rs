@@ -135,7 +135,7 @@ impl Replica {
         let shows = |row: &Row| joining.is_none_or(|j| row.ballot.epoch >= j.epoch || j.keys.contains(key));
         let row = self.rows.get(key).filter(|row| row.ballot > flush && shows(row));
         let ballot = row.map_or(flush, |row| row.ballot);
-        ReplicaReply::Version(Held { ballot, row: row.filter(|_| !digest).cloned() })
+        ReplicaReply::Version(Held { ballot, row: row.filter(|_| !digest).cloned(), floor: Ballot::ZERO })
     }
 
     fn install(&mut self, row: Row) {

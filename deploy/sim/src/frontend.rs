@@ -1,0 +1,125 @@
+//! A frontend process: a core, its links, and the queue of what replicas missed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tercet_common::{Ballot, Incarnation, Key, PartitionId, VectorClock, WorkerId};
+use tercet_frontend::coordinator::core::{Core, Group, Missed, Tuning, WorkerIx};
+
+use crate::agenda::Time;
+use crate::client::wall;
+use crate::ring::Configuration;
+use crate::tasks::Tasks;
+
+/// The stream between a frontend and a worker, as the frontend sees it.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Link {
+    /// Changes when the stream breaks: what an earlier one carried is not answered.
+    pub generation: u32,
+    pub up: bool,
+    /// Of the worker, when this stream began.
+    pub worker_life: u64,
+    /// Until then nothing gets through to the worker,
+    pub cut_to: Time,
+    /// or from it.
+    pub cut_from: Time,
+    /// Until then the frontend takes the worker for dead.
+    pub suspected_until: Time,
+}
+
+/// See the module.
+pub struct Frontend {
+    pub core: Option<Core>,
+    /// Counts the incarnations of this frontend.
+    pub life: u64,
+    /// How far its clock is ahead, in milliseconds.
+    pub skew: i64,
+    /// When the next tick is on the agenda.
+    pub tick_at: Option<Time>,
+    pub links: Vec<Link>,
+    pub missed_keys: BTreeSet<(WorkerIx, Key)>,
+    pub missed_flushes: BTreeMap<(WorkerIx, PartitionId), (Ballot, VectorClock)>,
+    pub repair_planned: bool,
+    /// What it has heard of last.
+    pub(crate) configuration: Option<Arc<Configuration>>,
+    pub tasks: Tasks,
+}
+
+impl Frontend {
+    pub fn new(workers: usize, skew: i64) -> Self {
+        Self {
+            core: None,
+            life: 0,
+            skew,
+            tick_at: None,
+            links: vec![Link::default(); workers],
+            missed_keys: BTreeSet::new(),
+            missed_flushes: BTreeMap::new(),
+            repair_planned: false,
+            configuration: None,
+            tasks: Tasks::default(),
+        }
+    }
+
+    /// Begins a new life under an incarnation that nobody ever had. `nth` tells frontends apart.
+    pub fn start(
+        &mut self,
+        nth: usize,
+        tuning: Tuning,
+        names: Vec<WorkerId>,
+        ring: impl IntoIterator<Item = (PartitionId, Group)>,
+    ) {
+        self.life += 1;
+        // Which of two incarnations is the higher must not tell which is the older.
+        let incarnation = Incarnation(1 + nth as u64 + 100 * (self.life * 7 % 11));
+        self.core = Some(Core::new(incarnation, tuning, names, ring));
+        self.tick_at = None;
+    }
+
+    pub fn kill(&mut self) {
+        self.core = None;
+        self.missed_keys.clear();
+        self.missed_flushes.clear();
+        self.repair_planned = false;
+        self.tasks = Tasks::default();
+        self.configuration = None;
+        for link in &mut self.links {
+            (link.generation, link.up) = (link.generation + 1, false);
+        }
+    }
+
+    /// Of the configuration that it holds.
+    pub(crate) fn number(&self) -> u64 {
+        self.configuration.as_ref().map_or(0, |held| held.number)
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.missed_keys.is_empty()
+            && self.missed_flushes.is_empty()
+            && self.tasks.is_idle()
+            && self.core.as_ref().is_some_and(|core| core.in_flight() == (0, 0, 0) && core.waiting() == 0)
+    }
+
+    /// Tells the core what time it is.
+    pub fn set_time(&mut self, now: Time) {
+        if let Some(core) = &mut self.core {
+            core.at(Duration::from_micros(now), wall(now, self.skew));
+        }
+    }
+
+    /// Keeps what replicas missed until the next round of repair.
+    pub fn note_missed(&mut self, missed: Vec<(WorkerIx, Missed)>) {
+        for (worker, missed) in missed {
+            match missed {
+                Missed::Key(key) => _ = self.missed_keys.insert((worker, key)),
+                Missed::Flush { partition, ballot, clock } => {
+                    let held = self.missed_flushes.entry((worker, partition)).or_default();
+                    if ballot > held.0 {
+                        *held = (ballot, clock);
+                    }
+                }
+            }
+        }
+    }
+}

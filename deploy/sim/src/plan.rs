@@ -1,0 +1,143 @@
+//! What a seed decides before anything happens: how large the cluster is, how fast things go, what goes wrong.
+//!
+//! Schedules that do a bit of everything all look alike. So each seed leaves most kinds of trouble out and turns the
+//! rest up ("swarm testing", Groce et al. 2012).
+
+use std::time::Duration;
+
+use tercet_frontend::coordinator::core::Tuning;
+
+use crate::agenda::{MILLISECOND, SECOND, Time};
+use crate::random::Random;
+
+/// A kind of trouble, which comes at random moments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// A worker process dies at once, and comes back with its disk.
+    WorkerCrash,
+    /// A frontend process dies with all it knows, and comes back under a new incarnation.
+    FrontendCrash,
+    /// A link breaks, and both ends know.
+    LinkReset,
+    /// For a while nothing gets through, in one direction, and nobody is told.
+    OneWayCut,
+    /// A frontend takes a worker for dead for a while, as its circuit breaker does.
+    Suspicion,
+    /// A worker's disk has no room for a while.
+    DiskFull,
+    /// A worker loses its database connections; commits under way have no outcome, and may land.
+    DatabaseLost,
+    /// A worker hears nothing for a while, and then everything at once.
+    Pause,
+    /// A replica is replaced by a worker that is none.
+    RingChange,
+    /// A worker's data is lost, or an old backup takes its place; it comes back as somebody else.
+    LostDisk,
+    /// A worker's disk is copied away, for a later [`Self::LostDisk`].
+    Backup,
+}
+
+impl Trouble {
+    pub const ALL: [Self; 11] = [
+        Self::WorkerCrash,
+        Self::FrontendCrash,
+        Self::LinkReset,
+        Self::OneWayCut,
+        Self::Suspicion,
+        Self::DiskFull,
+        Self::DatabaseLost,
+        Self::Pause,
+        Self::RingChange,
+        Self::LostDisk,
+        Self::Backup,
+    ];
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub workers: usize,
+    /// Workers that may come later.
+    pub spares: usize,
+    pub frontends: usize,
+    pub partitions: usize,
+    /// All in the partitions, in turn.
+    pub keys: usize,
+    pub clients: usize,
+    pub operations: usize,
+    /// How long clients wait between their operations, at most.
+    pub think_time: Time,
+    /// Of a message: usual and worst.
+    pub delay: (Time, Time),
+    /// Of 1,000 messages.
+    pub late: u64,
+    pub lost: u64,
+    pub doubled: u64,
+    /// Commits of one worker under way at once.
+    pub writers: usize,
+    /// How long a commit takes, at most.
+    pub commit_time: Time,
+    /// Of 1,000 commits, those that fail or end with an unknown outcome.
+    pub failing_commits: u64,
+    pub troubles: Vec<Trouble>,
+    /// Between two troubles, at most.
+    pub trouble_every: Time,
+    pub trouble_lasts: Time,
+    /// How far the clock of a frontend may be from the true time.
+    pub skew: Time,
+    pub tuning: Tuning,
+    /// The first key is a counter that sees only INCR and GET.
+    pub counter: bool,
+    pub flushes: bool,
+    /// Replicas are compared, tombstones collected and journals read all the time.
+    pub chores: bool,
+    pub expiry: bool,
+}
+
+impl Plan {
+    pub fn draw(random: &mut Random) -> Self {
+        let trouble = random.percent(85);
+        let mut troubles = Vec::new();
+        if trouble {
+            troubles.extend(Trouble::ALL.into_iter().filter(|_| random.percent(35)));
+        }
+        let changes = troubles.contains(&Trouble::RingChange);
+        let delay = random.spread(200, 5 * MILLISECOND);
+        let scale = *random.pick(&[10, 50, 100]);
+        let milliseconds = |n: u64| Duration::from_millis(n);
+        let partitions = 1 + usize::from(random.percent(20));
+        let keys = partitions.max(random.between(1, 3) as usize);
+        Self {
+            workers: random.between(3, if changes || partitions > 1 { 5 } else { 3 }) as usize,
+            spares: usize::from(troubles.contains(&Trouble::LostDisk)) * 2,
+            frontends: random.between(1, 3) as usize,
+            partitions,
+            keys,
+            clients: random.between(3, 6) as usize,
+            operations: random.between(12, 36) as usize,
+            think_time: random.spread(MILLISECOND, 60 * MILLISECOND),
+            delay: (delay, random.spread(10 * MILLISECOND, SECOND)),
+            late: if random.percent(60) { random.below(60) } else { 0 },
+            lost: if random.percent(50) { random.below(80) } else { 0 },
+            doubled: if random.percent(40) { random.below(80) } else { 0 },
+            writers: random.between(1, 3) as usize,
+            commit_time: random.spread(500, 40 * MILLISECOND),
+            failing_commits: if random.percent(30) { random.below(60) } else { 0 },
+            troubles,
+            trouble_every: random.spread(10 * MILLISECOND, 400 * MILLISECOND),
+            trouble_lasts: random.spread(10 * MILLISECOND, 2 * SECOND),
+            skew: random.below(8) * MILLISECOND,
+            tuning: Tuning {
+                hedge_after: milliseconds(scale / 2),
+                replica_timeout: milliseconds(scale * 5),
+                request_timeout: milliseconds(scale * random.between(10, 50)),
+                quorum_grace: milliseconds(scale * 5),
+                value_bytes_max: 1_024,
+            },
+            counter: random.percent(25),
+            flushes: random.percent(40),
+            chores: random.percent(40),
+            expiry: random.percent(50),
+        }
+    }
+}
