@@ -217,13 +217,11 @@ pub fn reply_to_wire(id: u64, reply: ReplicaReply) -> v1::Reply {
             R::Prepared(v1::Prepared { vector: Some((&vector).into()), highest: Some(highest.into()) })
         }
         ReplicaReply::Stored => R::Stored(v1::Stored {}),
-        ReplicaReply::Version(held) => {
-            R::Version(v1::Version {
-                ballot: Some(held.ballot.into()),
-                row: held.row.map(Into::into),
-                floor: Some(held.floor.into()),
-            })
-        }
+        ReplicaReply::Version(held) => R::Version(v1::Version {
+            ballot: Some(held.ballot.into()),
+            row: held.row.map(Into::into),
+            floor: Some(held.floor.into()),
+        }),
         ReplicaReply::Unknown => R::Unknown(v1::Unknown {}),
         ReplicaReply::Synced(reply) => R::Synced((*reply).into()),
         ReplicaReply::Refused(refusal) => R::Refused(v1::Refused {

@@ -22,6 +22,7 @@ pub(super) struct InFlight {
 }
 
 /// What becomes of a write at or below the floor.
+#[expect(clippy::large_enum_variant, reason = "lives for one call")]
 pub(super) enum Floor {
     Write,
     Answer(ReplicaReply),

@@ -256,6 +256,7 @@ struct Call {
 }
 
 /// How a call ended.
+#[expect(clippy::large_enum_variant, reason = "lives for one call")]
 enum Answer {
     Reply(ReplicaReply),
     /// No answer will come: time-out, or the link broke. It may have had its effect.

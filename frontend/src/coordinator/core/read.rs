@@ -31,6 +31,7 @@ struct Asked {
     state: State,
 }
 
+#[expect(clippy::large_enum_variant, reason = "most of them come to hold the large one")]
 enum State {
     Pending,
     Failed,

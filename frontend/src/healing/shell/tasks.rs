@@ -42,6 +42,8 @@ pub(super) struct Tasks {
     positions: Positions,
     running: JoinSet<Finished>,
     began: Instant,
+    /// Copies that this ring change calls for, as far as they were handed to the schedule; and those that are done.
+    called_for: BTreeSet<CopyName>,
     copied: BTreeSet<CopyName>,
     /// Whether each worker could be asked when it was last looked at.
     usable: BTreeMap<WorkerIx, bool>,
@@ -74,6 +76,7 @@ impl Tasks {
             positions: Positions::new(call_life),
             running: JoinSet::new(),
             began: Instant::now(),
+            called_for: BTreeSet::new(),
             copied: BTreeSet::new(),
             usable: BTreeMap::new(),
         }
@@ -96,12 +99,14 @@ impl Tasks {
             self.schedule.place(partition, everyone, &newcomers);
             epochs.insert(partition, group.epoch);
             for newcomer in newcomers {
-                if !self.copied.contains(&(partition, group.epoch, newcomer)) {
+                if self.called_for.insert((partition, group.epoch, newcomer)) {
                     self.schedule.copy(partition, newcomer);
                 }
             }
         }
-        self.copied.retain(|(partition, epoch, _)| epochs.get(partition) == Some(epoch));
+        let is_current = |(partition, epoch, _): &CopyName| epochs.get(partition) == Some(epoch);
+        self.called_for.retain(is_current);
+        self.copied.retain(is_current);
         for worker in &workers {
             self.positions.add(*worker);
         }
