@@ -44,6 +44,18 @@ struct Row {
 
 type Copies = BTreeMap<Id, BTreeMap<String, Row>>;
 
+/// What a comparison showed.
+#[derive(Clone, Debug)]
+pub(crate) struct Comparison {
+    /// Keys that any worker holds.
+    pub(crate) keys: usize,
+    /// Of all workers.
+    pub(crate) rows: usize,
+    /// Since it was begun; it was repeated as long as there were differences and time.
+    pub(crate) took: Duration,
+    pub(crate) differences: Vec<Difference>,
+}
+
 /// A key whose copies differ.
 #[derive(Clone, Debug)]
 pub(crate) struct Difference {
@@ -51,25 +63,27 @@ pub(crate) struct Difference {
     pub(crate) text: String,
 }
 
-/// Compares until all copies are equal; how long that took, or what still differs.
-pub(crate) async fn wait_until_equal(
-    cluster: &Cluster,
-    patience: Duration,
-) -> anyhow::Result<Result<Duration, Vec<Difference>>> {
+/// Compares until all copies are equal, or time is up.
+pub(crate) async fn wait_until_equal(cluster: &Cluster, patience: Duration) -> anyhow::Result<Comparison> {
     let begun = Instant::now();
     loop {
         // A worker that settles ends our connection; then we ask again.
-        let found = differences(cluster).await;
-        match found {
-            Ok(found) if found.is_empty() => return Ok(Ok(begun.elapsed())),
-            Ok(found) if begun.elapsed() > patience => return Ok(Err(found)),
+        match copies(cluster).await {
+            Ok(copies) => {
+                let (differences, took) = (compare(&copies), begun.elapsed());
+                if differences.is_empty() || took > patience {
+                    let rows = copies.values().map(BTreeMap::len).sum();
+                    return Ok(Comparison { keys: copies.len(), rows, took, differences });
+                }
+            }
             Err(error) if begun.elapsed() > patience => return Err(error.context("comparing copies")),
-            _ => tokio::time::sleep(POLL).await,
+            Err(_) => {}
         }
+        tokio::time::sleep(POLL).await;
     }
 }
 
-async fn differences(cluster: &Cluster) -> anyhow::Result<Vec<Difference>> {
+async fn copies(cluster: &Cluster) -> anyhow::Result<Copies> {
     let reads = cluster.databases().iter().map(async |(worker, database)| {
         let rows = rows(database).await.with_context(|| format!("reading the rows of {worker}"))?;
         anyhow::Ok((worker.clone(), rows))
@@ -80,7 +94,7 @@ async fn differences(cluster: &Cluster) -> anyhow::Result<Vec<Difference>> {
             copies.entry(id).or_default().insert(worker.clone(), row);
         }
     }
-    Ok(compare(&copies))
+    Ok(copies)
 }
 
 async fn rows(database: &Database) -> anyhow::Result<Vec<(Id, Row)>> {

@@ -13,7 +13,7 @@ use crate::faults::{Kind, Needs};
 use crate::judge::judge;
 use crate::load::{Load, Tally};
 use crate::progress::Progress;
-use crate::replicas::wait_until_equal;
+use crate::replicas::{Comparison, wait_until_equal};
 use crate::report::{Report, millis, write_stories};
 use crate::seed::Seed;
 use crate::violation::{Class, Violation};
@@ -126,7 +126,7 @@ async fn rounds(
         if kind.loses_data {
             // A second loss before the first is made good may cost the last copy, and rightly so.
             let pause = load.pause().await;
-            let equal = compare(cluster, report).await?;
+            let equal = compare(cluster, progress, report).await?;
             drop(pause);
             if equal.is_none() {
                 return Ok(());
@@ -151,7 +151,7 @@ async fn finish(
     let finished = load.finish().await?;
     let already_unequal = report.count(|class| class == Class::Unequal) > 0;
     if !already_unequal {
-        report.equal_after_ms = compare(cluster, report).await?.map(millis);
+        report.equal_after_ms = compare(cluster, progress, report).await?.map(millis);
     }
     let record = finished.read().await?;
     let Tally { operations, acked, refused, uncertain, longest_stall, longest_command, .. } = record.tally;
@@ -167,14 +167,19 @@ async fn finish(
 }
 
 /// Waits until all copies are equal; if they are not in time, the report says which.
-async fn compare(cluster: &Cluster, report: &mut Report) -> anyhow::Result<Option<Duration>> {
-    match wait_until_equal(cluster, HEAL_DEADLINE).await? {
-        Ok(took) => Ok(Some(took)),
-        Err(differences) => {
-            report.violations.extend(differences.into_iter().map(|difference| {
-                Violation::of_key(Class::Unequal, &difference.key, difference.text, String::new())
-            }));
-            Ok(None)
-        }
+async fn compare(
+    cluster: &Cluster,
+    progress: &Progress,
+    report: &mut Report,
+) -> anyhow::Result<Option<Duration>> {
+    let Comparison { keys, rows, took, differences } = wait_until_equal(cluster, HEAL_DEADLINE).await?;
+    let verdict = if differences.is_empty() { "equal" } else { "not equal" };
+    progress.say(&format!("{}: {keys} keys in {rows} rows, {verdict} after {took:.1?}", report.fault));
+    if differences.is_empty() {
+        return Ok(Some(took));
     }
+    report.violations.extend(differences.into_iter().map(|difference| {
+        Violation::of_key(Class::Unequal, &difference.key, difference.text, String::new())
+    }));
+    Ok(None)
 }
