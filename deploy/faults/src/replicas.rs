@@ -97,9 +97,32 @@ async fn copies(cluster: &Cluster) -> anyhow::Result<Copies> {
     Ok(copies)
 }
 
+/// What every worker holds of one key, as evidence.
+pub(crate) async fn rows_of(cluster: &Cluster, key: &str) -> String {
+    let mut text = String::new();
+    for (worker, database) in cluster.databases() {
+        let found = async {
+            let client = database.connect().await?;
+            let rows = client.query(&format!("{ROWS} AND e.key = $1"), &[&key.as_bytes()]).await?;
+            parse(&rows)
+        };
+        let line = match found.await {
+            Ok(rows) => rows.iter().map(|(_, row)| described(worker, row)).collect(),
+            Err(error) => format!("{worker} cannot be asked: {error:#}"),
+        };
+        text.push_str(&format!(
+            "  {}\n",
+            if line.is_empty() { format!("{worker} has nothing") } else { line }
+        ));
+    }
+    text
+}
+
 async fn rows(database: &Database) -> anyhow::Result<Vec<(Id, Row)>> {
-    let client = database.connect().await?;
-    let rows = client.query(ROWS, &[]).await?;
+    parse(&database.connect().await?.query(ROWS, &[]).await?)
+}
+
+fn parse(rows: &[tokio_postgres::Row]) -> anyhow::Result<Vec<(Id, Row)>> {
     rows.iter()
         .map(|row| {
             let id = (row.try_get("partition")?, row.try_get("key")?);
@@ -129,15 +152,17 @@ fn flaw(rows: &BTreeMap<String, Row>) -> Option<String> {
     if all_equal && enough {
         return None;
     }
-    let each = rows.iter().map(|(worker, row)| {
-        let (epoch, n, incarnation, seq) = row.ballot;
-        let kind = if row.kind == TOMBSTONE { "tombstone" } else { "value" };
-        let value = row.value.as_deref().unwrap_or("–");
-        let expires = row.expires_at.map(|at| format!(" expires {at}")).unwrap_or_default();
-        let clock = &row.clock;
-        format!("{worker} has {kind} {epoch}.{n}.{incarnation:x}.{seq} md5 {value}{expires} clock {clock}")
-    });
+    let each = rows.iter().map(|(worker, row)| described(worker, row));
     Some(each.collect::<Vec<_>>().join("; "))
+}
+
+fn described(worker: &str, row: &Row) -> String {
+    let (epoch, n, incarnation, seq) = row.ballot;
+    let kind = if row.kind == TOMBSTONE { "tombstone" } else { "value" };
+    let value = row.value.as_deref().unwrap_or("–");
+    let expires = row.expires_at.map(|at| format!(" expires {at}")).unwrap_or_default();
+    let clock = &row.clock;
+    format!("{worker} has {kind} {epoch}.{n}.{incarnation:x}.{seq} md5 {value}{expires} clock {clock}")
 }
 
 #[cfg(test)]

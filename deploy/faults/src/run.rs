@@ -13,7 +13,7 @@ use crate::faults::{Kind, Needs};
 use crate::judge::judge;
 use crate::load::{Load, Tally};
 use crate::progress::Progress;
-use crate::replicas::{Comparison, wait_until_equal};
+use crate::replicas::{Comparison, rows_of, wait_until_equal};
 use crate::report::{Report, millis, write_stories};
 use crate::seed::Seed;
 use crate::violation::{Class, Violation};
@@ -22,6 +22,8 @@ use crate::violation::{Class, Violation};
 const HEAL_DEADLINE: Duration = Duration::from_secs(60);
 /// Between two faults, milliseconds.
 const CALM: std::ops::Range<u64> = 1_000..4_000;
+/// Violations whose rows are added to the evidence.
+const LOOKED_UP_MAX: usize = 20;
 /// Room for a database, its log (see [`Cluster::put_on_small_disks`]) and the rows of a run.
 const SMALL_DISK_MIB: u64 = 512;
 
@@ -81,7 +83,7 @@ async fn attempt(
     cluster.wait_until_whole(HEAL_DEADLINE).await?;
     let load = Load::start(cluster.resp(), settings.clients, settings.rate, &seed);
     let outcome = rounds(kind, settings, &seed, &mut cluster, &load, progress, report).await;
-    let judged = finish(&mut cluster, load, progress, report).await;
+    let judged = finish(kind, &mut cluster, load, progress, report).await;
     if outcome.is_err() || judged.is_err() || !report.violations.is_empty() {
         cluster.copy_logs(&evidence(settings, kind).join("logs"))?;
     }
@@ -138,6 +140,7 @@ async fn rounds(
 
 /// Heals everything, ends the load, and checks.
 async fn finish(
+    kind: &Kind,
     cluster: &mut Cluster,
     load: Load,
     progress: &Progress,
@@ -161,8 +164,17 @@ async fn finish(
     report.longest_command_ms = millis(longest_command);
     report.keys = record.keys.len() as u64;
     report.checked = record.keys.iter().map(|key| key.history.len() as u64 + 1).sum();
+    if !kind.fails_commands && refused + uncertain > 0 {
+        let text = format!("{refused} commands were refused and {uncertain} left uncertain");
+        report.violations.push(Violation::new(Class::Failed, text));
+    }
     let violations = tokio::task::spawn_blocking(move || judge(&record)).await.context("judging")?;
-    report.violations.extend(violations);
+    for mut violation in violations {
+        if let Some(key) = violation.key.as_deref().filter(|_| report.violations.len() < LOOKED_UP_MAX) {
+            violation.story.push_str(&rows_of(cluster, key).await);
+        }
+        report.violations.push(violation);
+    }
     Ok(())
 }
 

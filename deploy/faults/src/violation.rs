@@ -13,6 +13,8 @@ pub(crate) enum Class {
     Undecided,
     /// The copies of a key are not equal.
     Unequal,
+    /// Commands failed under a fault that clients should not notice.
+    Failed,
     /// The cluster was not whole in time after a fault.
     Unhealed,
     /// The fault could not be done or undone: nothing is shown.

@@ -52,6 +52,8 @@ pub(crate) struct Kind {
     pub(crate) needs: Needs,
     /// A worker loses data. The three copies must be equal again before another worker may lose any.
     pub(crate) loses_data: bool,
+    /// Commands may fail meanwhile. A fault of a single worker is the cluster's own business.
+    pub(crate) fails_commands: bool,
     /// Milliseconds until it is undone.
     hold: Range<u64>,
     draw: fn(&mut StdRng, &[String]) -> Box<dyn Fault>,
@@ -64,6 +66,7 @@ const PLAIN: Kind = Kind {
     undone: "",
     needs: Needs::Nothing,
     loses_data: false,
+    fails_commands: false,
     hold: 500..12_000,
     draw: kill::worker,
 };
@@ -86,6 +89,7 @@ pub(crate) static KINDS: &[Kind] = &[
         does: "kill -9 to the frontend",
         undone: "it is started",
         hold: 0..500,
+        fails_commands: true,
         draw: kill::frontend,
         ..PLAIN
     },
@@ -110,6 +114,7 @@ pub(crate) static KINDS: &[Kind] = &[
         does: "SIGSTOP to the frontend",
         undone: "SIGCONT",
         hold: HANG,
+        fails_commands: true,
         draw: hang::frontend,
         ..PLAIN
     },
@@ -155,6 +160,7 @@ pub(crate) static KINDS: &[Kind] = &[
         undone: "what was held arrives late, or connections die",
         needs: Needs::Links,
         hold: CUT,
+        fails_commands: true,
         draw: partition::frontend,
         ..PLAIN
     },
@@ -206,6 +212,7 @@ pub(crate) static KINDS: &[Kind] = &[
         does: "two of the above that lose no data, one while the other lasts",
         undone: "each as it would be, in any order",
         needs: Needs::Links,
+        fails_commands: true,
         draw: pair::any,
         ..PLAIN
     },
@@ -215,6 +222,7 @@ pub(crate) static KINDS: &[Kind] = &[
         undone: "each as it would be, in any order",
         needs: Needs::Links,
         loses_data: true,
+        fails_commands: true,
         draw: pair::with_lost_data,
         ..PLAIN
     },
