@@ -60,6 +60,12 @@ fn of_key(record: &KeyRecord) -> Option<Violation> {
     }
 }
 
+/// The history of a key, for violations that were found elsewhere.
+pub(crate) fn history_of(record: &Record, key: &str) -> String {
+    let found = record.keys.iter().find(|candidate| candidate.name == key);
+    found.map(|found| story(&found.history, None)).unwrap_or_default()
+}
+
 /// A history as people can follow it, and how far it can be explained.
 fn story(history: &[Event], verdict: Option<&Verdict>) -> String {
     let mut by_call: Vec<usize> = (0..history.len()).collect();

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 use crate::cluster::binary::Binary;
 use crate::faults::{Kind, Needs};
-use crate::judge::judge;
+use crate::judge::{history_of, judge};
 use crate::load::{Load, Tally};
 use crate::progress::Progress;
 use crate::replicas::{Comparison, rows_of, wait_until_equal};
@@ -164,6 +164,11 @@ async fn finish(
     report.longest_command_ms = millis(longest_command);
     report.keys = record.keys.len() as u64;
     report.checked = record.keys.iter().map(|key| key.history.len() as u64 + 1).sum();
+    for violation in &mut report.violations {
+        if let Some(key) = &violation.key {
+            violation.story = history_of(&record, key);
+        }
+    }
     if !kind.fails_commands && refused + uncertain > 0 {
         let text = format!("{refused} commands were refused and {uncertain} left uncertain");
         report.violations.push(Violation::new(Class::Failed, text));
