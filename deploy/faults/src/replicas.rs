@@ -19,8 +19,6 @@ use crate::cluster::database::Database;
 /// Copies of every key.
 const REPLICAS: usize = 3;
 const POLL: Duration = Duration::from_millis(500);
-/// Differences that are described.
-const SHOWN_MAX: usize = 50;
 
 const ROWS: &str = "SELECT e.partition, e.key, e.kind, e.epoch, e.n, e.incarnation, e.seq, e.expires_at,
         md5(e.value) AS value, md5(e.clock) AS clock
@@ -141,7 +139,7 @@ fn compare(copies: &Copies) -> Vec<Difference> {
         let key = key.escape_ascii().to_string();
         Some(Difference { text: format!("partition {partition}: {text}"), key })
     });
-    flaws.take(SHOWN_MAX).collect()
+    flaws.collect()
 }
 
 /// Why the copies of one key are not equal.

@@ -13,7 +13,7 @@ use crate::faults::{Kind, Needs};
 use crate::judge::{history_of, judge};
 use crate::load::{Load, Tally};
 use crate::progress::Progress;
-use crate::replicas::{Comparison, rows_of, wait_until_equal};
+use crate::replicas::{Comparison, Difference, rows_of, wait_until_equal};
 use crate::report::{Report, millis, write_stories};
 use crate::seed::Seed;
 use crate::violation::{Class, Violation};
@@ -22,6 +22,8 @@ use crate::violation::{Class, Violation};
 const HEAL_DEADLINE: Duration = Duration::from_secs(60);
 /// Between two faults, milliseconds.
 const CALM: std::ops::Range<u64> = 1_000..4_000;
+/// Keys whose copies differ that are told one by one.
+const DIFFERENCES_MAX: usize = 50;
 /// Violations whose rows are added to the evidence.
 const LOOKED_UP_MAX: usize = 20;
 /// Room for a database, its log (see [`Cluster::put_on_small_disks`]) and the rows of a run.
@@ -42,8 +44,7 @@ pub(crate) struct Settings {
 pub(crate) async fn run(kind: &Kind, settings: &Settings, binary: &Binary, progress: &Progress) -> Report {
     let mut report = Report { fault: kind.name, does: kind.does, undone: kind.undone, ..Report::default() };
     report.skipped = kind.obstacle(binary).await;
-    if let Some(why) = &report.skipped {
-        progress.say(&format!("{}: skipped: {why}", kind.name));
+    if report.skipped.is_some() {
         return report;
     }
     if let Err(error) = attempt(kind, settings, binary, progress, &mut report).await {
@@ -195,8 +196,14 @@ async fn compare(
     if differences.is_empty() {
         return Ok(Some(took));
     }
-    report.violations.extend(differences.into_iter().map(|difference| {
-        Violation::of_key(Class::Unequal, &difference.key, difference.text, String::new())
-    }));
+    let more = differences.len().saturating_sub(DIFFERENCES_MAX);
+    for Difference { key, text } in differences.into_iter().take(DIFFERENCES_MAX) {
+        report.violations.push(Violation::of_key(Class::Unequal, &key, text, String::new()));
+    }
+    if more > 0 {
+        report
+            .violations
+            .push(Violation::new(Class::Unequal, format!("the copies of {more} more keys differ")));
+    }
     Ok(None)
 }
