@@ -77,7 +77,7 @@ async fn try_all(args: &Args) -> anyhow::Result<ExitCode> {
     ));
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
-    let mut reports = Vec::new();
+    let (mut reports, mut whole) = (Vec::new(), true);
     for kind in kinds {
         tokio::select! {
             report = run::run(kind, &settings, &binary, &progress) => {
@@ -87,6 +87,7 @@ async fn try_all(args: &Args) -> anyhow::Result<ExitCode> {
             // Dropping the run ends its cluster.
             _ = &mut interrupted => {
                 progress.say("interrupted");
+                whole = false;
                 break;
             }
         }
@@ -97,7 +98,11 @@ async fn try_all(args: &Args) -> anyhow::Result<ExitCode> {
         write_json(path, settings.seed, &reports).with_context(|| format!("--json {}", path.display()))?;
     }
     let violated = reports.iter().any(|report| !report.violations.is_empty());
-    Ok(if violated { ExitCode::from(VIOLATED) } else { ExitCode::SUCCESS })
+    Ok(match (violated, whole) {
+        (true, _) => ExitCode::from(VIOLATED),
+        (false, false) => ExitCode::from(NOT_TRIED),
+        (false, true) => ExitCode::SUCCESS,
+    })
 }
 
 fn show(reports: &[Report], seed: u64) {
