@@ -86,6 +86,8 @@ fn hash_tag(key: &[u8]) -> &[u8] {
 pub struct PartitionId(u16);
 
 impl PartitionId {
+    pub const MIN: Self = Self(0);
+
     /// `None` when there is no such partition.
     pub const fn new(id: u16) -> Option<Self> {
         if id < PARTITIONS { Some(Self(id)) } else { None }

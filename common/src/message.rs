@@ -1,6 +1,6 @@
 //! What frontend and worker say to each other about keys. The wire form lives in `proto`.
 
-use crate::{Ballot, Epoch, Key, PartitionId, Promise, Row, VectorClock};
+use crate::{Ballot, Epoch, Key, PartitionId, Promise, Row, SyncReply, SyncRequest, VectorClock};
 
 /// A request of a frontend to one replica. Requests travel in batches, each under a number of its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,27 +17,25 @@ pub enum ReplicaRequest {
     /// ballot) it installs without the promise check; without, it is a put. → [`ReplicaReply::Stored`]
     Replicate { row: Row, chosen: bool, epoch: Epoch },
     /// Every version of the partition below `ballot` counts as a tombstone at `ballot`. With `chosen` (a quorum holds
-    /// this flush) it installs without the promise check. → [`ReplicaReply::Stored`]
-    Flush { partition: PartitionId, ballot: Ballot, clock: VectorClock, chosen: bool },
+    /// this flush; the partition's present epoch) it installs without the promise check. → [`ReplicaReply::Stored`]
+    Flush { partition: PartitionId, ballot: Ballot, clock: VectorClock, chosen: Option<Epoch> },
+    /// What makes replicas equal. → [`ReplicaReply::Synced`]
+    Sync(Box<SyncRequest>),
 }
 
 impl ReplicaRequest {
-    pub fn partition(&self) -> PartitionId {
-        match self {
-            Self::Prepare { partition, .. } | Self::Flush { partition, .. } => *partition,
-            Self::Put { row } | Self::Replicate { row, .. } => row.key.partition(),
-            Self::Get { key, .. } | Self::GetForWrite { key, .. } => key.partition(),
-        }
-    }
-
-    /// The epoch of the partition in which the sender speaks.
-    pub fn epoch(&self) -> Epoch {
-        match self {
-            Self::Prepare { promise, .. } | Self::GetForWrite { promise, .. } => promise.epoch,
-            Self::Put { row } => row.ballot.epoch,
-            Self::Get { epoch, .. } | Self::Replicate { epoch, .. } => *epoch,
-            Self::Flush { ballot, .. } => ballot.epoch,
-        }
+    /// The partition that it concerns, and the epoch of the partition in which the sender speaks; `None`: the worker as
+    /// a whole.
+    pub fn scope(&self) -> Option<(PartitionId, Epoch)> {
+        Some(match self {
+            Self::Prepare { partition, promise } => (*partition, promise.epoch),
+            Self::Put { row } => (row.key.partition(), row.ballot.epoch),
+            Self::Get { epoch, key, .. } => (key.partition(), *epoch),
+            Self::GetForWrite { promise, key } => (key.partition(), promise.epoch),
+            Self::Replicate { row, epoch, .. } => (row.key.partition(), *epoch),
+            Self::Flush { partition, ballot, chosen, .. } => (*partition, chosen.unwrap_or(ballot.epoch)),
+            Self::Sync(request) => return request.scope(),
+        })
     }
 
     /// Roughly what the request costs in memory, for byte bounds.
@@ -47,6 +45,7 @@ impl ReplicaRequest {
             Self::Put { row } | Self::Replicate { row, .. } => row.weight(),
             Self::Get { key, .. } | Self::GetForWrite { key, .. } => FIXED + key.as_bytes().len(),
             Self::Prepare { .. } | Self::Flush { .. } => FIXED,
+            Self::Sync(request) => request.weight(),
         }
     }
 }
@@ -65,6 +64,8 @@ pub enum ReplicaReply {
     Stored,
     /// What the replica holds of the key: see [`Held`].
     Version(Held),
+    /// Done, or what was asked for.
+    Synced(Box<SyncReply>),
     /// Not applied, and never will be.
     Refused(Refusal),
     /// The database did not say how the commit ended: it may have been applied.

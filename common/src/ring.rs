@@ -26,7 +26,8 @@
 
 use std::collections::HashSet;
 
-use crate::{Epoch, PARTITIONS, PartitionId, WorkerId};
+pub use crate::ring_config::{Assignment, Member, Ownership, Replicas, RingConfig, RingError};
+use crate::{PARTITIONS, PartitionId, WorkerId};
 
 /// Copies of every partition (N).
 pub const REPLICAS: usize = 3;
@@ -39,75 +40,13 @@ pub const VIRTUAL_NODES_MAX: u32 = 4_096;
 /// The longest cluster id and zone name, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 
-/// A worker of the ring.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Member {
-    pub id: WorkerId,
-    /// The worker's weight.
-    pub virtual_nodes: u32,
-    /// Its failure zone. Empty: none is known.
-    pub zone: String,
-}
-
-/// What all parts of a cluster agree on. Made by [`RingConfig::new`], which checks it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RingConfig {
-    pub cluster_id: String,
-    pub epoch: Epoch,
-    pub replicas: usize,
-    /// Sorted by id, each id once.
-    pub members: Vec<Member>,
-}
-
-/// Why a configuration cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RingError {
-    #[error("a ring has 1 to {MEMBERS_MAX} workers, not {0}")]
-    Members(usize),
-    #[error("a ring keeps 1 to {REPLICAS_MAX} replicas of a partition, not {0}")]
-    Replicas(usize),
-    #[error("worker {0} is named twice")]
-    Duplicate(WorkerId),
-    #[error("worker {id} has {virtual_nodes} virtual nodes; 1 to {VIRTUAL_NODES_MAX} are allowed")]
-    VirtualNodes { id: WorkerId, virtual_nodes: u32 },
-    #[error("{what} `{name}` is not 1 to {NAME_BYTES_MAX} bytes of printable ASCII without spaces")]
-    Name { what: &'static str, name: String },
-}
-
-impl RingConfig {
-    /// Checks every limit and sorts the members by id.
-    pub fn new(
-        cluster_id: impl Into<String>,
-        epoch: Epoch,
-        replicas: usize,
-        mut members: Vec<Member>,
-    ) -> Result<Self, RingError> {
-        let cluster_id = cluster_id.into();
-        check_name("the cluster id", &cluster_id)?;
-        check_members(&members, replicas)?;
-        members.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(Self { cluster_id, epoch, replicas, members })
-    }
-
-    /// The index of a worker among the members, if it is one.
-    pub fn index_of(&self, id: &WorkerId) -> Option<usize> {
-        self.members.binary_search_by(|m| m.id.cmp(id)).ok()
-    }
-
-    /// `w1, w2, w3`: for messages.
-    pub fn member_list(&self) -> String {
-        let ids: Vec<_> = self.members.iter().map(|m| m.id.as_str()).collect();
-        ids.join(", ")
-    }
-}
-
 /// Cluster ids and zones go into messages, labels and files, so they are plain words.
-fn check_name(what: &'static str, name: &str) -> Result<(), RingError> {
+pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), RingError> {
     let ok = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
     if ok { Ok(()) } else { Err(RingError::Name { what, name: name.chars().take(80).collect() }) }
 }
 
-fn check_members(members: &[Member], replicas: usize) -> Result<(), RingError> {
+pub(crate) fn check_members(members: &[Member], replicas: usize) -> Result<(), RingError> {
     if !(1..=MEMBERS_MAX).contains(&members.len()) {
         return Err(RingError::Members(members.len()));
     }
@@ -116,7 +55,7 @@ fn check_members(members: &[Member], replicas: usize) -> Result<(), RingError> {
     }
     let mut seen = HashSet::new();
     for member in members {
-        if !seen.insert(&member.id) {
+        if !seen.insert((&member.id, &member.uuid)) {
             return Err(RingError::Duplicate(member.id.clone()));
         }
         if !(1..=VIRTUAL_NODES_MAX).contains(&member.virtual_nodes) {
@@ -160,6 +99,10 @@ impl Ring {
     /// depend on the order of `members`, except that preference lists are indexes into them.
     pub fn build(members: &[Member], replicas: usize) -> Result<Self, RingError> {
         check_members(members, replicas)?;
+        let mut names = HashSet::new();
+        if let Some(twice) = members.iter().find(|m| !names.insert(&m.id)) {
+            return Err(RingError::Duplicate(twice.id.clone()));
+        }
         let mut tokens: Vec<(u64, &WorkerId, usize)> = members
             .iter()
             .enumerate()
@@ -214,17 +157,6 @@ impl Ring {
         }
         skew
     }
-}
-
-/// What one member is to hold.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Ownership {
-    /// Partitions of which it is a replica, and of those the ones where it comes first.
-    pub replicas: usize,
-    pub primaries: usize,
-    /// The same as shares of all replicas and of all partitions, 0 to 1.
-    pub replica_share: f64,
-    pub primary_share: f64,
 }
 
 /// The fullest member's load divided by its fair share, which is its part of all virtual nodes. 1.0 is even.
@@ -285,9 +217,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Epoch;
 
     fn member(id: &str, virtual_nodes: u32, zone: &str) -> Member {
-        Member { id: WorkerId::new(id).unwrap(), virtual_nodes, zone: zone.to_owned() }
+        Member::named(WorkerId::new(id).unwrap(), virtual_nodes, zone)
     }
 
     fn workers(n: usize) -> Vec<Member> {

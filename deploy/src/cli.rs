@@ -55,7 +55,7 @@ Examples:
   tercet up --postgres-bin /opt/pg16/bin       with this PostgreSQL"
     )]
     Up(Box<UpArgs>),
-    /// List, stop, kill or start parts of the cluster that `tercet up` runs
+    /// List, stop, kill, start or add parts of the cluster that `tercet up` runs
     #[command(after_long_help = "\
 Parts are w1, w2, … (workers), w1-db, w2-db, … (the workers' PostgreSQLs) and frontend.
 
@@ -64,7 +64,8 @@ Examples:
   tercet node kill w2        SIGKILL: the worker is gone without a word
   tercet node kill w3-db     SIGKILL to a PostgreSQL and everything under it
   tercet node stop frontend  SIGTERM: an orderly end
-  tercet node start w2       the same settings, the same data")]
+  tercet node start w2       the same settings, the same data
+  tercet node add            one worker more")]
     Node(NodeArgs),
     /// Show workers, ring, epoch and health
     #[command(after_long_help = "\
@@ -75,6 +76,20 @@ Examples:
   tercet status --json | jq .partitions
   TERCET_PASSWORD=secret tercet status --rest https://kv.example.org")]
     Status(StatusArgs),
+    /// Have a worker hand over all that it holds, so that it can be taken away
+    #[command(
+        long_about = "Has a worker hand over all that it holds to the others, and says when that is done: then it can be \
+                      stopped and its data removed. Clients notice nothing. A worker is not let go when fewer would be \
+                      left than copies are kept; `tercet status` says so.",
+        after_long_help = "\
+Exit code 0: it holds nothing any more (with --no-wait: it is told); 1: refused; 2: the frontend was not reached.
+
+Examples:
+  tercet drain w3
+  tercet drain w3 --no-wait
+  tercet drain w3 --cancel       it may stay, and gets its share again"
+    )]
+    Drain(DrainArgs),
     /// Run a frontend: RESP and REST over the ring
     #[command(
         long_about = "Runs a frontend (the controller): it speaks RESP and REST to clients, gRPC to workers, and keeps \
@@ -190,6 +205,11 @@ pub(crate) enum NodeAction {
     Kill(NodeTarget),
     /// Start a part that is stopped, killed or has exited
     Start(NodeTarget),
+    /// Add a worker with a PostgreSQL of its own; it joins the ring and gets its share of the data
+    Add {
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -200,8 +220,9 @@ pub(crate) struct NodeTarget {
     pub(crate) place: PlaceArgs,
 }
 
+/// Which frontend is asked.
 #[derive(Args, Debug)]
-pub(crate) struct StatusArgs {
+pub(crate) struct FrontendAt {
     /// The frontend's REST address [default: that of the local cluster, else http://127.0.0.1:8080]
     #[arg(long, value_name = "URL", env = "TERCET_REST")]
     pub(crate) rest: Option<String>,
@@ -209,6 +230,26 @@ pub(crate) struct StatusArgs {
     pub(crate) place: PlaceArgs,
     #[command(flatten)]
     pub(crate) password: PasswordArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DrainArgs {
+    /// w1, w2, …
+    pub(crate) worker: String,
+    #[command(flatten)]
+    pub(crate) frontend: FrontendAt,
+    /// Do not wait until it has handed over
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Let it stay after all
+    #[arg(long)]
+    pub(crate) cancel: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) frontend: FrontendAt,
     /// For scripts: what the frontend answered
     #[arg(long)]
     pub(crate) json: bool,
@@ -269,6 +310,9 @@ mod tests {
             "tercet up --data-dir x --password-file y",
             "tercet node list --json",
             "tercet node kill w2 --data-dir x",
+            "tercet node add",
+            "tercet drain w3 --no-wait --rest http://x:1",
+            "tercet drain w3 --cancel",
             "tercet status --json --rest http://x:1",
             "tercet frontend --workers w1,w2,w3 --password-file x --hedge-after 10ms",
             "tercet worker --id w1 --postgres host=/x --config y --exit-with-parent",

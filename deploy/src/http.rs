@@ -1,4 +1,4 @@
-//! One bounded GET, for `tercet status`, health checks and the supervisor's probes.
+//! One bounded request, for `tercet status`, health checks and the supervisor's probes.
 
 use std::time::Duration;
 
@@ -36,7 +36,18 @@ impl Client {
         bearer: Option<&str>,
         timeout: Duration,
     ) -> anyhow::Result<(u16, Vec<u8>)> {
-        let mut request = self.0.get(url).timeout(timeout);
+        self.send(reqwest::Method::GET, url, bearer, timeout).await
+    }
+
+    /// The same with another method, without a body.
+    pub(crate) async fn send(
+        &self,
+        method: reqwest::Method,
+        url: &str,
+        bearer: Option<&str>,
+        timeout: Duration,
+    ) -> anyhow::Result<(u16, Vec<u8>)> {
+        let mut request = self.0.request(method, url).timeout(timeout);
         if let Some(token) = bearer {
             request = request.bearer_auth(token);
         }

@@ -26,10 +26,13 @@
 //! - Exit codes: 0 done, 1 failed or not ready, 2 wrong usage, settings, or nobody there.
 
 mod cli;
+mod drain;
+mod frontend;
 mod healthcheck;
 mod http;
 mod logging;
 mod node;
+mod progress;
 mod role;
 mod settings;
 mod status;
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(*args),
         Command::Node(args) => node::run(args),
         Command::Status(args) => status::run(args),
+        Command::Drain(args) => drain::run(&args),
         Command::Frontend(args) => {
             role::frontend(args.flags, &ProcessEnvironment, args.exit_with_parent).map(done)
         }

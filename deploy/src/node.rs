@@ -15,6 +15,7 @@ pub(crate) fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
         NodeAction::Stop(target) => act(target, Action::Stop),
         NodeAction::Kill(target) => act(target, Action::Kill),
         NodeAction::Start(target) => act(target, Action::Start),
+        NodeAction::Add { place } => (place, Request::Add, false),
     };
     let dir = DataDir::locate(place.data_dir.as_deref())?;
     let Some(running) = dir.running() else {

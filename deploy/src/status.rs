@@ -2,18 +2,12 @@
 
 use std::fmt::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
 use comfy_table::{CellAlignment, Table, presets};
-use tercet_frontend::coordinator::status::{Breaker, ClusterStatus, Health};
+use tercet_frontend::coordinator::status::{Breaker, ClusterStatus, Health, Role};
 
 use crate::cli::StatusArgs;
-use crate::http;
-use crate::up::datadir::DataDir;
-
-const PATH: &str = "/admin/status";
-const TIMEOUT: Duration = Duration::from_secs(10);
+use crate::frontend::Frontend;
 
 pub(crate) fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
     match ask(&args) {
@@ -32,36 +26,9 @@ pub(crate) fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn ask(args: &StatusArgs) -> anyhow::Result<(ClusterStatus, String)> {
-    // Without --rest the local cluster is meant, if there is one; its directory then knows address and password.
-    let local = match args.rest {
-        Some(_) => None,
-        None => DataDir::locate(args.place.data_dir.as_deref()).ok().filter(|dir| dir.running().is_some()),
-    };
-    let base = match (&args.rest, local.as_ref().and_then(DataDir::running)) {
-        (Some(url), _) => http::base_url(url),
-        (None, Some(running)) => http::base_url(&running.rest.to_string()),
-        (None, None) if args.place.data_dir.is_some() => {
-            bail!("no cluster runs in that directory: start it with `tercet up`")
-        }
-        (None, None) => "http://127.0.0.1:8080".to_owned(),
-    };
-    let password = match args.password.read()? {
-        Some(password) => Some(password),
-        None => local.and_then(|dir| dir.password()),
-    };
-    let url = format!("{base}{PATH}");
+    let frontend = Frontend::find(&args.frontend)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (status, body) = runtime
-        .block_on(http::get(&url, password.as_deref(), TIMEOUT))
-        .with_context(|| format!("no frontend answers at {url}"))?;
-    match status {
-        200 => {}
-        401 | 403 => bail!("{url} wants the clients' password: set TERCET_PASSWORD or --password-file"),
-        other => bail!("{url} answered {other}: {}", String::from_utf8_lossy(&body[..body.len().min(512)])),
-    }
-    let parsed = serde_json::from_slice(&body)
-        .with_context(|| format!("{url} answered something else than a status"))?;
-    Ok((parsed, String::from_utf8_lossy(&body).into_owned()))
+    runtime.block_on(frontend.cluster_status())?
 }
 
 fn render(status: &ClusterStatus) -> String {
@@ -85,6 +52,9 @@ fn render(status: &ClusterStatus) -> String {
                 p.total, status.replicas, p.under_replicated, p.unavailable, p.owned
             ),
         ),
+        ("change", change(status)),
+        ("repair", repair(status)),
+        ("next", next_failure(status)),
         ("frontend", format!("incarnation {}, up {}", status.incarnation, age(status.uptime_seconds * 1000))),
     ];
     for (name, value) in head {
@@ -95,6 +65,7 @@ fn render(status: &ClusterStatus) -> String {
         "worker",
         "address",
         "zone",
+        "role",
         "health",
         "requests",
         "heartbeat",
@@ -110,6 +81,7 @@ fn render(status: &ClusterStatus) -> String {
             w.id.to_string(),
             or_dash(w.address.as_deref().map(str::to_owned)),
             or_dash(Some(w.zone.clone()).filter(|zone| !zone.is_empty())),
+            role(w.role).to_owned(),
             health(w.health).to_owned(),
             breaker(w.breaker).to_owned(),
             or_dash(w.heartbeat_age_ms.map(|ms| format!("{} ago", age(ms)))),
@@ -121,11 +93,61 @@ fn render(status: &ClusterStatus) -> String {
             w.primary_partitions.to_string(),
         ]);
     }
-    for column in table.column_iter_mut().skip(7) {
+    for column in table.column_iter_mut().skip(8) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let _ = write!(out, "{table}");
     out
+}
+
+fn change(status: &ClusterStatus) -> String {
+    match (&status.ring.change, &status.ring.waiting) {
+        (Some(change), _) => format!(
+            "{}: {} of {} partitions copied, {} rows, {:.1} MB, for {}",
+            change.what,
+            change.copied,
+            change.copies,
+            change.rows,
+            change.bytes as f64 / 1e6,
+            age(change.since_seconds * 1000),
+        ),
+        (None, Some(why)) => format!("none; waiting: {why}"),
+        (None, None) => "none".to_owned(),
+    }
+}
+
+fn repair(status: &ClusterStatus) -> String {
+    let healing = &status.healing;
+    let compared = match healing.oldest_compare_seconds {
+        Some(seconds) => format!("all replicas compared within the last {}", age(seconds * 1000)),
+        None => "not all replicas compared yet".to_owned(),
+    };
+    format!(
+        "{} missed keys wait, {} partitions to compare; {compared}",
+        healing.missed_keys, healing.suspect_partitions
+    )
+}
+
+fn next_failure(status: &ClusterStatus) -> String {
+    match &status.next_failure.worker {
+        None => "any one worker may fail, and every key can still be read and written".to_owned(),
+        Some(worker) => {
+            format!(
+                "if {worker} failed, {} more partitions would be unavailable",
+                status.next_failure.partitions
+            )
+        }
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Member => "member",
+        Role::Joining => "joining",
+        Role::Leaving => "leaving",
+        Role::Spare => "spare",
+        Role::Replaced => "REPLACED",
+    }
 }
 
 fn or_dash(text: Option<String>) -> String {
@@ -174,7 +196,11 @@ mod tests {
                  {"id":"w2","address":null,"zone":"","health":"dead","breaker":"open","heartbeat_age_ms":null,
                   "last_heartbeat_ms":null,"database_commits":null,"commit_micros":null,"write_backlog":null,
                   "disk_free_bytes":null,"keys":null,"version":null,"partitions":768,"primary_partitions":256}],
-                "partitions":{"total":1024,"owned":5,"under_replicated":6,"unavailable":7}}"#,
+                "partitions":{"total":1024,"owned":5,"under_replicated":6,"unavailable":7},
+                "ring":{"change":{"what":"w2 goes out","copies":768,"copied":12,"rows":345,"bytes":2500000,
+                  "since_seconds":4},"waiting":null},
+                "healing":{"missed_keys":8,"suspect_partitions":9,"oldest_compare_seconds":null},
+                "next_failure":{"worker":"w1","partitions":10}}"#,
         )
         .unwrap();
         let text = render(&status);
@@ -186,6 +212,9 @@ mod tests {
             "1.2 ms",
             "DEAD",
             "held back",
+            "w2 goes out: 12 of 768 partitions copied, 345 rows, 2.5 MB, for 4 s",
+            "8 missed keys wait, 9 partitions to compare; not all",
+            "if w1 failed, 10 more",
         ] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }

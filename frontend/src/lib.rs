@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod coordinator;
+pub mod healing;
 pub mod membership;
 pub mod replica;
 pub mod resp;

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tercet_common::{Incarnation, WorkerId};
+use tercet_common::Incarnation;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,7 +15,8 @@ use crate::config::Config;
 use crate::coordinator::Coordinator;
 use crate::coordinator::cluster::{Cluster, ClusterEngine};
 use crate::coordinator::{repair, sweeper};
-use crate::membership::{self, MembersView, MembershipHandle, Standing};
+use crate::healing::shell::changes;
+use crate::membership;
 use crate::{resp, rest};
 
 /// How often metrics are drained and gauges looked at.
@@ -91,7 +91,7 @@ impl Frontend {
             let sweep_interval = config.sweep_interval;
             async move {
                 tokio::join!(
-                    form(&cluster, &membership, &tasks, &until),
+                    changes::run(&cluster, &membership, &tasks, &until),
                     cluster.run_timers(),
                     sweeper::run(coordinator.clone(), sweep_interval),
                     repair::run(&cluster, coordinator),
@@ -131,59 +131,6 @@ async fn listen(
 ) -> Result<TcpListener, StartError> {
     let failed = |source| StartError::Listen { protocol, setting, address, source };
     TcpListener::bind(address).await.map_err(failed)
-}
-
-/// Waits for the ring, builds cores and links for it, and takes over the partitions once a quorum is connected.
-async fn form(
-    cluster: &Arc<Cluster>,
-    membership: &MembershipHandle,
-    tasks: &TaskTracker,
-    until: &CancellationToken,
-) {
-    let mut ring = membership.ring();
-    let view = match ring.wait_for(Option::is_some).await {
-        Ok(view) => view.clone(),
-        Err(_) => return,
-    };
-    let Some(view) = view else { return };
-    tracing::info!(
-        epoch = view.config.epoch.0,
-        members = view.config.member_list(),
-        "the cluster has formed"
-    );
-    for link in cluster.form(view.config.clone(), view.ring.clone()) {
-        let (address, members) = (watch::channel(None), membership.subscribe());
-        tasks.spawn(until.clone().run_until_cancelled_owned(follow(link.id().clone(), members, address.0)));
-        tasks.spawn(link.clone().run(address.1, cluster.clone(), until.clone()));
-    }
-    // Links come up one after the other; partitions whose quorum is there are taken over at once.
-    while cluster.status().partitions.unavailable > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    cluster.take_over_all();
-}
-
-/// Tells a link where its worker is, for as long as the worker may be asked.
-async fn follow(
-    id: WorkerId,
-    mut members: watch::Receiver<Arc<MembersView>>,
-    address: watch::Sender<Option<String>>,
-) {
-    loop {
-        let now = {
-            let view = members.borrow_and_update();
-            let worker = view.get(&id).filter(|worker| worker.standing == Standing::Member);
-            worker.and_then(|worker| worker.address().map(str::to_owned))
-        };
-        address.send_if_modified(|before| {
-            let changed = *before != now;
-            *before = now;
-            changed
-        });
-        if members.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 async fn upkeep(cluster: &Cluster, prometheus: Option<PrometheusHandle>) {

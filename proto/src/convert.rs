@@ -1,17 +1,25 @@
 //! Wire ⇄ domain. Everything that arrives is checked here, once.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tercet_common::clock::ClockError;
 use tercet_common::key::KeyTooLong;
 use tercet_common::message::Held;
-use tercet_common::ring::MEMBERS_MAX;
+use tercet_common::ring::{MEMBERS_MAX, REPLICAS_MAX};
+use tercet_common::ring_config::Replicas;
+use tercet_common::ring_register::{Ask, RegisterState, Vote};
 use tercet_common::worker_id::InvalidWorkerId;
 use tercet_common::{
-    Ballot, Content, DataType, Epoch, Incarnation, Key, Member, PartitionId, Promise, Refusal, ReplicaReply,
-    ReplicaRequest, RingConfig, RingError, Row, Term, UnixMillis, VectorClock, WorkerId,
+    Assignment, Ballot, Content, DataType, Epoch, Incarnation, Key, Member, PARTITIONS, PartitionId, Promise,
+    Refusal, ReplicaReply, ReplicaRequest, RingConfig, RingError, Row, Term, UnixMillis, VectorClock,
+    WorkerId,
 };
 
 use crate::v1;
+
+/// The longest uuid on the wire, in bytes; a real one has 36.
+pub(crate) const UUID_BYTES_MAX: usize = 64;
 
 /// Why a message could not be understood. Answered as INVALID_ARGUMENT or [`Refusal::Invalid`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +32,8 @@ pub enum WireError {
     DataType(u32),
     #[error("a number is larger than 63 bits")]
     TooLarge,
+    #[error("{0} are malformed or too many")]
+    Malformed(&'static str),
     #[error(transparent)]
     Key(#[from] KeyTooLong),
     #[error(transparent)]
@@ -35,7 +45,7 @@ pub enum WireError {
 }
 
 /// PostgreSQL's `bigint` is signed, so every counter on the wire fits 63 bits.
-fn bounded(value: u64) -> Result<u64, WireError> {
+pub(crate) fn bounded(value: u64) -> Result<u64, WireError> {
     if value > i64::MAX as u64 { Err(WireError::TooLarge) } else { Ok(value) }
 }
 
@@ -151,8 +161,10 @@ pub fn request_to_wire(id: u64, request: ReplicaRequest) -> v1::Request {
             partition: partition.get().into(),
             ballot: Some(ballot.into()),
             clock: Some((&clock).into()),
-            chosen,
+            chosen: chosen.is_some(),
+            epoch: chosen.unwrap_or_default().0,
         }),
+        ReplicaRequest::Sync(request) => Op::Sync((*request).into()),
     };
     v1::Request { id, op: Some(op) }
 }
@@ -182,12 +194,17 @@ fn op_from_wire(op: v1::request::Op) -> Result<ReplicaRequest, WireError> {
             chosen: r.chosen,
             epoch: Epoch(bounded(r.epoch)?),
         },
-        Op::Flush(f) => ReplicaRequest::Flush {
-            partition: partition_from_wire(f.partition)?,
-            ballot: f.ballot.ok_or(WireError::Missing("ballot"))?.try_into()?,
-            clock: f.clock.unwrap_or_default().try_into()?,
-            chosen: f.chosen,
-        },
+        Op::Flush(f) => {
+            let ballot: Ballot = f.ballot.ok_or(WireError::Missing("ballot"))?.try_into()?;
+            let epoch = if f.epoch == 0 { ballot.epoch } else { Epoch(bounded(f.epoch)?) };
+            ReplicaRequest::Flush {
+                partition: partition_from_wire(f.partition)?,
+                ballot,
+                clock: f.clock.unwrap_or_default().try_into()?,
+                chosen: f.chosen.then_some(epoch),
+            }
+        }
+        Op::Sync(sync) => ReplicaRequest::Sync(Box::new(sync.try_into()?)),
     })
 }
 
@@ -204,6 +221,7 @@ pub fn reply_to_wire(id: u64, reply: ReplicaReply) -> v1::Reply {
             R::Version(v1::Version { ballot: Some(held.ballot.into()), row: held.row.map(Into::into) })
         }
         ReplicaReply::Unknown => R::Unknown(v1::Unknown {}),
+        ReplicaReply::Synced(reply) => R::Synced((*reply).into()),
         ReplicaReply::Refused(refusal) => R::Refused(v1::Refused {
             reason: Some(match refusal {
                 Refusal::Promise { promised } => Reason::Promised(promised.into()),
@@ -239,6 +257,7 @@ fn result_from_wire(result: v1::reply::Result) -> Result<ReplicaReply, WireError
             row: v.row.map(TryInto::try_into).transpose()?,
         }),
         R::Unknown(_) => ReplicaReply::Unknown,
+        R::Synced(reply) => ReplicaReply::Synced(Box::new(reply.try_into()?)),
         R::Refused(refused) => {
             ReplicaReply::Refused(match refused.reason.ok_or(WireError::Missing("reason"))? {
                 Reason::Promised(p) => Refusal::Promise { promised: p.try_into()? },
@@ -255,18 +274,40 @@ fn result_from_wire(result: v1::reply::Result) -> Result<ReplicaReply, WireError
     })
 }
 
+impl From<Term> for v1::Term {
+    fn from(term: Term) -> Self {
+        Self { n: term.n, incarnation: term.incarnation.0 }
+    }
+}
+
+impl TryFrom<v1::Term> for Term {
+    type Error = WireError;
+    fn try_from(term: v1::Term) -> Result<Self, WireError> {
+        Ok(Self { n: bounded(term.n)?, incarnation: Incarnation(bounded(term.incarnation)?) })
+    }
+}
+
 impl From<&RingConfig> for v1::RingConfiguration {
     fn from(config: &RingConfig) -> Self {
         let member = |m: &Member| v1::RingMember {
             id: m.id.as_str().to_owned(),
             virtual_nodes: m.virtual_nodes,
             zone: m.zone.clone(),
+            uuid: m.uuid.clone(),
+            leaving: m.leaving,
+        };
+        let indexes = |set: &Replicas| set.iter().map(|m| u32::from(*m)).collect();
+        let assignment = |a: &Assignment| v1::RingAssignment {
+            epoch: a.epoch.0,
+            replicas: indexes(&a.replicas),
+            next: a.next.as_ref().map(indexes).unwrap_or_default(),
         };
         Self {
             cluster_id: config.cluster_id.clone(),
             epoch: config.epoch.0,
             replicas: u32::try_from(config.replicas).unwrap_or(u32::MAX),
             members: config.members.iter().map(member).collect(),
+            partitions: config.partitions.iter().map(assignment).collect(),
         }
     }
 }
@@ -278,10 +319,112 @@ impl TryFrom<v1::RingConfiguration> for RingConfig {
             return Err(RingError::Members(config.members.len()).into());
         }
         let member = |m: v1::RingMember| {
-            Ok(Member { id: WorkerId::new(&m.id)?, virtual_nodes: m.virtual_nodes, zone: m.zone })
+            let (id, virtual_nodes, zone) = (WorkerId::new(&m.id)?, m.virtual_nodes, m.zone);
+            if m.uuid.len() > UUID_BYTES_MAX {
+                return Err(WireError::Malformed("uuids"));
+            }
+            Ok(Member { id, uuid: m.uuid, virtual_nodes, zone, leaving: m.leaving })
         };
-        let members = config.members.into_iter().map(member).collect::<Result<_, WireError>>()?;
+        let members: Vec<_> = config.members.into_iter().map(member).collect::<Result<_, WireError>>()?;
         let replicas = usize::try_from(config.replicas).unwrap_or(usize::MAX);
-        Ok(Self::new(config.cluster_id, Epoch(bounded(config.epoch)?), replicas, members)?)
+        let epoch = Epoch(bounded(config.epoch)?);
+        if config.partitions.is_empty() {
+            return Ok(Self::new(config.cluster_id, epoch, replicas, members)?);
+        }
+        if config.partitions.len() != usize::from(PARTITIONS) {
+            return Err(RingError::Partitions(config.partitions.len()).into());
+        }
+        let table = config.partitions.into_iter().map(assignment_from_wire).collect::<Result<_, _>>()?;
+        Ok(Self::from_table(config.cluster_id, epoch, replicas, members, table)?)
     }
+}
+
+fn configuration_to_wire(config: Option<&Arc<RingConfig>>) -> Option<v1::RingConfiguration> {
+    config.map(|config| config.as_ref().into())
+}
+
+fn configuration_from_wire(
+    config: Option<v1::RingConfiguration>,
+) -> Result<Option<Arc<RingConfig>>, WireError> {
+    config.map(|config| Ok(Arc::new(config.try_into()?))).transpose()
+}
+
+/// Addresses a step of the register to a worker.
+pub fn ask_to_wire(cluster_id: &str, worker_uuid: &str, ask: &Ask) -> v1::DecideRequest {
+    v1::DecideRequest {
+        cluster_id: cluster_id.to_owned(),
+        worker_uuid: worker_uuid.to_owned(),
+        term: Some(ask.term.into()),
+        accept: configuration_to_wire(ask.accept.as_ref()),
+        known: configuration_to_wire(ask.known.as_ref()),
+    }
+}
+
+impl TryFrom<v1::DecideRequest> for Ask {
+    type Error = WireError;
+    fn try_from(request: v1::DecideRequest) -> Result<Self, WireError> {
+        Ok(Self {
+            term: request.term.unwrap_or_default().try_into()?,
+            known: configuration_from_wire(request.known)?,
+            accept: configuration_from_wire(request.accept)?,
+        })
+    }
+}
+
+fn vote_from_wire(
+    term: Option<v1::Term>,
+    config: Option<v1::RingConfiguration>,
+) -> Result<Option<Vote>, WireError> {
+    let term = term.unwrap_or_default().try_into()?;
+    Ok(configuration_from_wire(config)?.map(|config| Vote { term, config }))
+}
+
+impl From<&RegisterState> for v1::DecideReply {
+    fn from(state: &RegisterState) -> Self {
+        let v1::RegisterRecord { voted, vote, decided } = state.into();
+        Self { promised: Some(state.promised.into()), voted, vote, decided }
+    }
+}
+
+impl TryFrom<v1::DecideReply> for RegisterState {
+    type Error = WireError;
+    fn try_from(reply: v1::DecideReply) -> Result<Self, WireError> {
+        Ok(Self {
+            promised: reply.promised.unwrap_or_default().try_into()?,
+            decided: configuration_from_wire(reply.decided)?,
+            vote: vote_from_wire(reply.voted, reply.vote)?,
+        })
+    }
+}
+
+impl From<&RegisterState> for v1::RegisterRecord {
+    fn from(state: &RegisterState) -> Self {
+        Self {
+            voted: state.vote.as_ref().map(|vote| vote.term.into()),
+            vote: configuration_to_wire(state.vote.as_ref().map(|vote| &vote.config)),
+            decided: configuration_to_wire(state.decided.as_ref()),
+        }
+    }
+}
+
+/// What a worker kept, with its promise.
+pub fn register_from_record(promised: Term, record: v1::RegisterRecord) -> Result<RegisterState, WireError> {
+    let v1::RegisterRecord { voted, vote, decided } = record;
+    let vote = vote_from_wire(voted, vote)?;
+    Ok(RegisterState { promised, decided: configuration_from_wire(decided)?, vote })
+}
+
+fn assignment_from_wire(row: v1::RingAssignment) -> Result<Assignment, WireError> {
+    let set = |indexes: Vec<u32>| {
+        let malformed = || WireError::Malformed("replicas");
+        if indexes.len() > REPLICAS_MAX {
+            return Err(malformed());
+        }
+        indexes
+            .into_iter()
+            .map(|ix| u16::try_from(ix).map_err(|_| malformed()))
+            .collect::<Result<Replicas, _>>()
+    };
+    let next = if row.next.is_empty() { None } else { Some(set(row.next)?) };
+    Ok(Assignment { epoch: Epoch(bounded(row.epoch)?), replicas: set(row.replicas)?, next })
 }

@@ -4,6 +4,7 @@
 //! [`convert`]), and malformed ones are refused there.
 
 pub mod convert;
+mod sync;
 
 /// Generated from `tercet.proto`.
 #[allow(clippy::all, unreachable_pub, missing_docs)]

@@ -89,9 +89,9 @@ fn request() -> impl Strategy<Value = ReplicaRequest> {
             chosen,
             epoch
         }),
-        (partition(), ballot(), clock(), any::<bool>()).prop_map(|(partition, ballot, clock, chosen)| {
-            ReplicaRequest::Flush { partition, ballot, clock, chosen }
-        }),
+        (partition(), ballot(), clock(), prop::option::of((1..=NUMBER_MAX).prop_map(Epoch))).prop_map(
+            |(partition, ballot, clock, chosen)| ReplicaRequest::Flush { partition, ballot, clock, chosen }
+        ),
     ]
 }
 
@@ -128,10 +128,8 @@ fn ring_config() -> impl Strategy<Value = RingConfig> {
         1..9,
     );
     ("[!-~]{1,64}", number(), 1..=REPLICAS_MAX, members).prop_map(|(cluster, epoch, replicas, members)| {
-        let member = |(id, (virtual_nodes, zone)): (String, (u32, String))| Member {
-            id: WorkerId::new(&id).unwrap(),
-            virtual_nodes,
-            zone,
+        let member = |(id, (virtual_nodes, zone)): (String, (u32, String))| {
+            Member::named(WorkerId::new(&id).unwrap(), virtual_nodes, zone)
         };
         RingConfig::new(cluster, Epoch(epoch), replicas, members.into_iter().map(member).collect()).unwrap()
     })
@@ -257,9 +255,15 @@ fn malformed_replies_are_refused() {
 
 #[test]
 fn malformed_ring_configurations_are_refused() {
-    let member = |id: &str| v1::RingMember { id: id.to_owned(), virtual_nodes: 128, zone: String::new() };
+    let member = |id: &str| v1::RingMember { id: id.to_owned(), virtual_nodes: 128, ..Default::default() };
     let error = |members: Vec<v1::RingMember>| {
-        let config = v1::RingConfiguration { cluster_id: "c".to_owned(), epoch: 1, replicas: 3, members };
+        let config = v1::RingConfiguration {
+            cluster_id: "c".to_owned(),
+            epoch: 1,
+            replicas: 3,
+            members,
+            ..Default::default()
+        };
         RingConfig::try_from(config).unwrap_err()
     };
     assert!(matches!(error(vec![member("no spaces")]), WireError::WorkerId(_)));

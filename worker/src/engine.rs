@@ -1,4 +1,4 @@
-//! Drives the replica's rules: tasks that commit, read, keep promises and reopen the store.
+//! Drives the replica's rules: tasks that commit, read, keep promises, scan, change and reopen the store.
 //!
 //! The rules sit behind one lock that is held for microseconds and never across a database call. Whoever changes them
 //! (a batch of requests, the outcome of a call) takes the answers and learns what may be done next in the same go.
@@ -12,7 +12,9 @@
 //! has ended, and no outcome of an earlier life reaches a replica that was loaded anew.
 
 mod metrics;
+mod register;
 mod replies;
+pub mod scans;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,22 +23,28 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tercet_common::backoff::{Backoff, BackoffPolicy};
-use tercet_common::{Epoch, PARTITIONS, WorkerId};
-use tercet_proto::{BATCH_BYTES_TARGET, v1};
+use tercet_common::ring_register::RegisterState;
+use tercet_common::{PARTITIONS, RingConfig, WorkerId};
+use tercet_proto::BATCH_BYTES_TARGET;
 use tokio::sync::{Notify, RwLockReadGuard, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use self::metrics::EngineMetrics;
+pub(crate) use self::register::Refused;
 pub(crate) use self::replies::ReplyQueue;
 use crate::config::Config;
-use crate::replica::{Answer, Arrival, Limits, Replica, Stats};
-use crate::ring::{self, ConfigureError};
+use crate::replica::{Answer, Arrival, Limits, Membership, Replica, Stats};
 use crate::store::{CommitOutcome, Count, Identity, Loaded, Page, Store, StoreError, Usage};
 
 /// The most rows of one transaction.
 const COMMIT_ROWS_MAX: usize = 4_096;
+
+/// Tasks that scan and that change partitions, to make replicas equal. Few: each call may be long, and clients' reads and
+/// writes share the connections.
+const SCANNERS: usize = 2;
+const CHANGERS: usize = 1;
 
 /// A worker's replica over its store.
 pub struct Engine {
@@ -49,6 +57,8 @@ pub struct Engine {
     commits: Notify,
     reads: Notify,
     promises: Notify,
+    scans: Notify,
+    changes: Notify,
     lost: Notify,
     callers: RwLock<HashMap<u64, Arc<ReplyQueue>>>,
     last_caller: AtomicU64,
@@ -56,8 +66,8 @@ pub struct Engine {
     identity: Mutex<Option<Identity>>,
     journal_seq: AtomicU64,
     open: watch::Sender<bool>,
-    /// One configuration at a time, so that the membership follows what is kept.
-    configuring: tokio::sync::Mutex<()>,
+    /// The ring register as it is kept. One step at a time, so that the membership follows it.
+    register: tokio::sync::Mutex<RegisterState>,
     metrics: EngineMetrics,
     started: Instant,
 }
@@ -81,13 +91,15 @@ impl Engine {
             commits: Notify::new(),
             reads: Notify::new(),
             promises: Notify::new(),
+            scans: Notify::new(),
+            changes: Notify::new(),
             lost: Notify::new(),
             callers: RwLock::new(HashMap::new()),
             last_caller: AtomicU64::new(0),
             identity: Mutex::new(None),
             journal_seq: AtomicU64::new(0),
             open: watch::Sender::new(false),
-            configuring: tokio::sync::Mutex::new(()),
+            register: tokio::sync::Mutex::new(RegisterState::default()),
             metrics: EngineMetrics::new(),
             started: Instant::now(),
         }
@@ -129,8 +141,12 @@ impl Engine {
     pub async fn open(&self) -> Result<(), StoreError> {
         let _alone = self.gate.write().await;
         let loaded = self.store.open().await?;
-        let membership = self.check(&loaded)?;
+        let register = self.check(&loaded)?;
         let Loaded { identity, partitions } = loaded;
+        let member =
+            |config: &Arc<RingConfig>| Membership::from_config(config, &self.id, &identity.worker_uuid);
+        let membership = register.decided.as_ref().map(member);
+        *self.register.lock().await = register;
         self.journal_seq.fetch_max(identity.journal_seq, Ordering::Relaxed);
         info!(
             uuid = identity.worker_uuid,
@@ -150,7 +166,7 @@ impl Engine {
     }
 
     /// Whether the data is this worker's, and no older than what it has seen.
-    fn check(&self, loaded: &Loaded) -> Result<Option<crate::replica::Membership>, StoreError> {
+    fn check(&self, loaded: &Loaded) -> Result<RegisterState, StoreError> {
         if loaded.partitions.len() != usize::from(PARTITIONS) {
             let n = loaded.partitions.len();
             return Err(StoreError::Refused(format!("the database has {n} partitions, not {PARTITIONS}")));
@@ -170,10 +186,16 @@ impl Engine {
                 )));
             }
         }
-        let refused = |e: ConfigureError| StoreError::Refused(e.to_string());
-        let Some(bytes) = &new.ring else { return Ok(None) };
-        let held = ring::decode(bytes).map_err(refused)?;
-        ring::membership(&held, &self.cluster_id, &self.id).map(Some).map_err(refused)
+        let register = register::register_from_store(&new.register);
+        let register = register.map_err(|error| StoreError::Refused(error.to_string()))?;
+        if let Some(config) = register.decided.as_ref().filter(|config| config.cluster_id != self.cluster_id)
+        {
+            let (held, ours) = (&config.cluster_id, &self.cluster_id);
+            return Err(StoreError::Refused(format!(
+                "the data belongs to cluster `{held}`, not to `{ours}`"
+            )));
+        }
+        Ok(register)
     }
 
     /// Opens the store for the first time. A database that cannot be reached yet is waited for, up to `patience`;
@@ -207,6 +229,14 @@ impl Engine {
         for _ in 0..readers.max(1) {
             let (engine, stop) = (self.clone(), stop.clone());
             tasks.spawn(async move { engine.read_until(&stop).await });
+        }
+        for _ in 0..SCANNERS {
+            let (engine, stop) = (self.clone(), stop.clone());
+            tasks.spawn(async move { engine.scan_until(&stop).await });
+        }
+        for _ in 0..CHANGERS {
+            let (engine, stop) = (self.clone(), stop.clone());
+            tasks.spawn(async move { engine.change_until(&stop).await });
         }
         let (engine, token) = (self.clone(), stop.clone());
         tasks.spawn(async move { engine.keep_promises_until(&token).await });
@@ -243,6 +273,12 @@ impl Engine {
         }
         if work.promises {
             self.promises.notify_one();
+        }
+        if work.scan {
+            self.scans.notify_one();
+        }
+        if work.change {
+            self.changes.notify_one();
         }
         if work.reopen && self.open.send_if_modified(std::mem::take) {
             self.lost.notify_one();
@@ -294,7 +330,7 @@ impl Engine {
             let mut next = self.with(Replica::next_commit);
             while let Some((id, batch)) = next {
                 let outcome = self.store.commit(batch).await;
-                self.note(&outcome);
+                self.note("group commit", &outcome);
                 next = self.with(|replica| {
                     replica.on_commit(id, outcome);
                     replica.next_commit()
@@ -308,17 +344,19 @@ impl Engine {
         }
     }
 
-    fn note(&self, outcome: &CommitOutcome) {
+    fn note(&self, what: &'static str, outcome: &CommitOutcome) {
         match outcome {
             CommitOutcome::Committed { journal_seq, .. } => {
                 self.journal_seq.fetch_max(*journal_seq, Ordering::Relaxed);
             }
             // Told when the store was found to be lost; and of this commit nothing was sent.
             CommitOutcome::Aborted(error @ StoreError::Unreachable(_)) => {
-                debug!(%error, "a group commit was not begun");
+                debug!(%error, what, "a transaction was not begun");
             }
-            CommitOutcome::Aborted(error) => warn!(%error, "a group commit did not happen"),
-            CommitOutcome::Unknown(error) => error!(%error, "the outcome of a group commit is unknown"),
+            CommitOutcome::Aborted(error) => warn!(%error, what, "a transaction did not happen"),
+            CommitOutcome::Unknown(error) => {
+                error!(%error, what, "the outcome of a transaction is unknown");
+            }
         }
     }
 
@@ -339,6 +377,48 @@ impl Engine {
             drop(gate);
             tokio::select! {
                 () = self.reads.notified() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn scan_until(&self, stop: &CancellationToken) {
+        loop {
+            let gate = self.gate.read().await;
+            let mut next = self.with(Replica::next_scan);
+            while let Some((id, job)) = next {
+                let outcome = scans::run(&*self.store, job).await;
+                if let Err(error) = &outcome {
+                    warn!(%error, "a scan failed");
+                }
+                next = self.with(|replica| {
+                    replica.on_scan(id, outcome);
+                    replica.next_scan()
+                });
+            }
+            drop(gate);
+            tokio::select! {
+                () = self.scans.notified() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn change_until(&self, stop: &CancellationToken) {
+        loop {
+            let gate = self.gate.read().await;
+            let mut next = self.with(Replica::next_change);
+            while let Some((id, change)) = next {
+                let outcome = self.store.change(change).await;
+                self.note("change of a partition", &outcome);
+                next = self.with(|replica| {
+                    replica.on_change(id, outcome);
+                    replica.next_change()
+                });
+            }
+            drop(gate);
+            tokio::select! {
+                () = self.changes.notified() => {}
                 () = stop.cancelled() => return,
             }
         }
@@ -428,31 +508,6 @@ impl Engine {
         let _gate = self.pass()?;
         self.store.count(partitions, now).await
     }
-
-    /// Keeps a ring configuration, or answers the one that is held instead.
-    pub(crate) async fn configure(
-        &self,
-        sent: v1::RingConfiguration,
-    ) -> Result<v1::RingConfiguration, Refused> {
-        ring::membership(&sent, &self.cluster_id, &self.id)?;
-        let _one_at_a_time = self.configuring.lock().await;
-        let _gate = self.pass()?;
-        let bytes = prost::Message::encode_to_vec(&sent);
-        let held = ring::decode(&self.store.keep_ring(Epoch(sent.epoch), bytes).await?)?;
-        let membership = ring::membership(&held, &self.cluster_id, &self.id)?;
-        self.with(|replica| replica.set_membership(membership));
-        info!(epoch = held.epoch, members = held.members.len(), as_sent = held == sent, "ring configuration");
-        Ok(held)
-    }
-}
-
-/// Why a configuration was not taken.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
-    #[error(transparent)]
-    Configuration(#[from] ConfigureError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// One stream's place in the engine.

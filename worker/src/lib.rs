@@ -13,7 +13,6 @@ pub mod engine;
 mod heartbeat;
 mod http;
 pub mod replica;
-mod ring;
 mod service;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]

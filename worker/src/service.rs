@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use futures_util::stream;
+use tercet_common::ring_register::Ask;
 use tercet_common::{KeyHash, PartitionId, Refusal, ReplicaReply, UnixMillis};
 use tercet_proto::convert::{WireError, partition_from_wire, request_from_wire};
 use tercet_proto::v1::replica_server::Replica as ReplicaService;
@@ -16,7 +17,6 @@ use tracing::debug;
 
 use crate::engine::{Engine, Refused, Registration, ReplyQueue};
 use crate::replica::Arrival;
-use crate::ring::ConfigureError;
 use crate::store::{Page, ScanFrom, ScanOptions, StoreError};
 
 /// Rows of one scan page.
@@ -65,18 +65,34 @@ impl ReplicaService for Service {
         Ok(Response::new(Box::pin(replies)))
     }
 
-    async fn configure(
-        &self,
-        request: Request<v1::RingConfiguration>,
-    ) -> Result<Response<v1::ConfigureReply>, Status> {
-        let held = self.engine.configure(request.into_inner()).await.map_err(|error| match error {
-            Refused::Configuration(e @ ConfigureError::OtherCluster { .. }) => {
-                Status::failed_precondition(e.to_string())
-            }
-            Refused::Configuration(e) => Status::invalid_argument(e.to_string()),
-            Refused::Store(e) => store_status(e),
-        })?;
-        Ok(Response::new(v1::ConfigureReply { held: Some(held) }))
+    async fn decide(&self, request: Request<v1::DecideRequest>) -> Result<Response<v1::DecideReply>, Status> {
+        let request = request.into_inner();
+        self.engine.check_cluster(&request.cluster_id).map_err(refused_status)?;
+        let worker_uuid = request.worker_uuid.clone();
+        let ask: Ask = request.try_into().map_err(invalid)?;
+        let state = self.engine.decide(&worker_uuid, &ask).await.map_err(refused_status)?;
+        Ok(Response::new((&state).into()))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewReply>, Status> {
+        let v1::RenewRequest { cluster_id, worker_uuid } = request.into_inner();
+        self.engine.check_cluster(&cluster_id).map_err(refused_status)?;
+        let worker_uuid = self.engine.renew(&worker_uuid).await.map_err(refused_status)?;
+        Ok(Response::new(v1::RenewReply { worker_uuid }))
+    }
+
+    async fn remember(&self, request: Request<v1::RememberRequest>) -> Result<Response<v1::Nothing>, Status> {
+        let v1::RememberRequest { cluster_id, memory } = request.into_inner();
+        self.engine.check_cluster(&cluster_id).map_err(refused_status)?;
+        let memory = memory.unwrap_or_default().try_into().map_err(invalid)?;
+        self.engine.remember(memory).await.map_err(refused_status)?;
+        Ok(Response::new(v1::Nothing {}))
+    }
+
+    async fn recall(&self, request: Request<v1::RecallRequest>) -> Result<Response<v1::SyncMemory>, Status> {
+        self.engine.check_cluster(&request.into_inner().cluster_id).map_err(refused_status)?;
+        let memory = self.engine.recall().await.map_err(refused_status)?;
+        Ok(Response::new(memory.into()))
     }
 
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<v1::ScanReply>, Status> {
@@ -196,6 +212,16 @@ fn page_to_wire(page: Page) -> v1::ScanReply {
 
 fn invalid(error: WireError) -> Status {
     Status::invalid_argument(error.to_string())
+}
+
+fn refused_status(error: Refused) -> Status {
+    match error {
+        Refused::OtherCluster { .. } | Refused::OtherData { .. } => {
+            Status::failed_precondition(error.to_string())
+        }
+        Refused::Malformed(error) => invalid(error),
+        Refused::Store(error) => store_status(error),
+    }
 }
 
 fn store_status(error: StoreError) -> Status {

@@ -4,6 +4,7 @@ mod exchange;
 mod heartbeats;
 mod lifecycle;
 mod quiet;
+mod register;
 mod scripted;
 
 use std::sync::Arc;

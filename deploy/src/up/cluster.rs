@@ -1,5 +1,6 @@
 //! The parts of the local cluster: what each is started with, and in which order.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -8,20 +9,23 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::signal::Signal;
+use tercet_frontend::coordinator::status::{ChangeStatus, ClusterStatus};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::account::Account;
+use super::control::{LocalBoxFuture, Supervised};
 use super::datadir::DataDir;
 use super::part::{Action, Exited, Handle, Kind, Probe, Spec};
 use super::ports::Ports;
+use super::postgres::create;
 use super::postgres::find::Installation;
 use super::postgres::server::Server;
-use super::progress::Progress;
-use super::{Parts, death, welcome};
+use super::{death, welcome};
 use crate::http;
+use crate::progress::Progress;
 
 /// A database may have to replay much of its log after a crash.
 const DATABASE_START: Duration = Duration::from_secs(300);
@@ -51,15 +55,42 @@ pub(super) struct Plan {
 }
 
 pub(super) struct Cluster {
-    databases: Vec<Handle>,
-    workers: Vec<Handle>,
+    /// Those of workers that were added come behind.
+    databases: RefCell<Vec<Handle>>,
+    workers: RefCell<Vec<Handle>>,
     frontend: Handle,
     client: http::Client,
     ready_url: String,
-    version: String,
+    dir: DataDir,
     psql: String,
-    /// Kept until the end, for parts that are started again.
-    _ports: Ports,
+    maker: RefCell<Maker>,
+    /// One addition at a time.
+    adding: tokio::sync::Mutex<()>,
+}
+
+/// What further parts are made with.
+struct Maker {
+    plan: Plan,
+    exe: PathBuf,
+    grpc: SocketAddr,
+    client: http::Client,
+    hurry: CancellationToken,
+    exits: mpsc::Sender<Exited>,
+}
+
+impl Maker {
+    fn part(&self, spec: Spec) -> Handle {
+        Handle::new(spec, self.hurry.clone(), self.exits.clone())
+    }
+
+    /// A worker's database and the worker.
+    fn node(&mut self, id: &str) -> anyhow::Result<(Handle, Handle)> {
+        let server = Server::new(&self.plan.dir, &self.plan.run_dir, id);
+        server.configure(&self.plan.dir, &self.plan.account)?;
+        let metrics = self.plan.ports.internal()?;
+        let spec = worker(&self.plan, &self.exe, id, &server, self.grpc, metrics, self.client.clone());
+        Ok((self.part(database(&self.plan, id, server)), self.part(spec)))
+    }
 }
 
 impl Cluster {
@@ -73,38 +104,61 @@ impl Cluster {
         let exe = std::env::current_exe().context("finding this program")?;
         // Chosen once: the workers are told, and a frontend that is started again must be found there.
         let grpc = plan.ports.internal()?;
-        let part = |spec| Handle::new(spec, hurry.clone(), exits.clone());
-        let mut databases = Vec::new();
-        let mut workers = Vec::new();
-        for id in &plan.workers {
-            let server = Server::new(&plan.dir, &plan.run_dir, id);
-            server.configure(&plan.dir, &plan.account)?;
-            let metrics = plan.ports.internal()?;
-            workers.push(part(worker(&plan, &exe, id, &server, grpc, metrics, client.clone())));
-            databases.push(part(database(&plan, id, server)));
-        }
-        let psql = plan.workers.first().map(|id| Server::new(&plan.dir, &plan.run_dir, id).psql());
-        let psql = psql.unwrap_or_default();
-        let frontend = part(frontend(&plan, &exe, grpc, client.clone()));
+        let ids = plan.workers.clone();
+        let psql = ids.first().map(|id| Server::new(&plan.dir, &plan.run_dir, id).psql());
+        let ready_url = format!("http://{}/readyz", welcome::dial(plan.rest));
+        let dir = plan.dir.clone();
+        let mut maker = Maker { plan, exe, grpc, client: client.clone(), hurry: hurry.clone(), exits };
+        let nodes: Vec<_> = ids.iter().map(|id| maker.node(id)).collect::<anyhow::Result<_>>()?;
+        let (databases, workers) = nodes.into_iter().unzip();
+        let frontend = maker.part(frontend(&maker.plan, &maker.exe, grpc, client.clone()));
         Ok(Self {
-            databases,
-            workers,
+            databases: RefCell::new(databases),
+            workers: RefCell::new(workers),
             frontend,
             client,
-            ready_url: format!("http://{}/readyz", welcome::dial(plan.rest)),
-            version: plan.installation.version.to_string(),
-            psql,
-            _ports: plan.ports,
+            ready_url,
+            dir,
+            psql: psql.unwrap_or_default(),
+            maker: RefCell::new(maker),
+            adding: tokio::sync::Mutex::new(()),
         })
     }
 
     /// All parts, as `tercet node list` shows them.
-    pub(super) fn parts(&self) -> Parts {
-        std::iter::once(&self.frontend)
-            .chain(&self.workers)
-            .chain(&self.databases)
-            .cloned()
-            .collect::<Rc<_>>()
+    fn all_parts(&self) -> Vec<Handle> {
+        let (workers, databases) = (self.workers.borrow(), self.databases.borrow());
+        std::iter::once(&self.frontend).chain(workers.iter()).chain(databases.iter()).cloned().collect()
+    }
+
+    /// One more worker with a database of its own, started. The frontend hears of it by its heartbeats and gives it its
+    /// share of the ring.
+    async fn add_worker(&self, progress: &Progress) -> anyhow::Result<String> {
+        let _one_at_a_time = self.adding.lock().await;
+        let (dir, installation, account, id) = {
+            let plan = &self.maker.borrow().plan;
+            let id = format!("w{}", plan.workers.len() + 1);
+            (plan.dir.clone(), plan.installation.clone(), plan.account.clone(), id)
+        };
+        // An addition that was cut short may have left the database behind.
+        let missing = create::missing(&dir, std::slice::from_ref(&id))?;
+        if !missing.is_empty() {
+            progress.step(&format!("making the database of {id}"));
+            create::create(&dir, &installation, &account, &missing).await?;
+        }
+        let (database, worker) = {
+            let mut maker = self.maker.borrow_mut();
+            let workers = u16::try_from(maker.plan.workers.len() + 1)?;
+            dir.set_workers(workers)?;
+            maker.plan.workers.push(id.clone());
+            maker.node(&id)?
+        };
+        self.databases.borrow_mut().push(database.clone());
+        self.workers.borrow_mut().push(worker.clone());
+        for part in [database, worker] {
+            part.act(Action::Start).await.map_err(|error| anyhow::anyhow!(error))?;
+        }
+        Ok(format!("{id} is added and started; it joins the ring and gets its share: see `tercet status`"))
     }
 
     /// How a person looks into the first worker's database.
@@ -113,17 +167,18 @@ impl Cluster {
     }
 
     pub(super) fn logs(&self) -> Vec<PathBuf> {
-        self.parts().iter().map(|part| part.status().log).collect()
+        self.all_parts().iter().map(|part| part.status().log).collect()
     }
 
     /// Starts every part, a worker once its database is up, and waits until clients can read and write.
     pub(super) async fn start(&self, progress: &Progress) -> anyhow::Result<()> {
-        let n = self.workers.len();
-        progress.step(&format!("starting {n} PostgreSQL {}, {n} workers and the frontend", self.version));
+        let (databases, workers) = (self.databases.borrow().clone(), self.workers.borrow().clone());
+        let (n, version) = (workers.len(), self.maker.borrow().plan.installation.version.to_string());
+        progress.step(&format!("starting {n} PostgreSQL {version}, {n} workers and the frontend"));
         let mut starts = JoinSet::new();
         let frontend = self.frontend.clone();
         starts.spawn_local(async move { frontend.act(Action::Start).await.map(|text| vec![text]) });
-        for (database, worker) in self.databases.iter().cloned().zip(self.workers.iter().cloned()) {
+        for (database, worker) in databases.into_iter().zip(workers) {
             starts.spawn_local(async move {
                 let database = database.act(Action::Start).await?;
                 Ok(vec![database, worker.act(Action::Start).await?])
@@ -137,6 +192,14 @@ impl Cluster {
         progress.step("waiting until every key has a quorum");
         self.wait_until_ready(progress).await;
         Ok(())
+    }
+
+    /// The ring change under way, if the frontend answers and there is one.
+    pub(super) async fn ring_change(&self) -> Option<ChangeStatus> {
+        let (url, password) = (self.ready_url.replace("/readyz", "/admin/status"), self.dir.password());
+        let (code, body) = self.client.get(&url, password.as_deref(), READY_TIMEOUT).await.ok()?;
+        let status: ClusterStatus = serde_json::from_slice(&body).ok().filter(|_| code == 200)?;
+        status.ring.change
     }
 
     async fn wait_until_ready(&self, progress: &Progress) {
@@ -162,11 +225,10 @@ impl Cluster {
 
     /// Clients' door first, data last.
     pub(super) async fn stop(&self, progress: &Progress) {
-        let frontend = std::slice::from_ref(&self.frontend);
-        for group in [frontend, self.workers.as_slice(), self.databases.as_slice()] {
+        let (databases, workers) = (self.databases.borrow().clone(), self.workers.borrow().clone());
+        for group in [vec![self.frontend.clone()], workers, databases] {
             let mut stops = JoinSet::new();
             for part in group {
-                let part = part.clone();
                 stops.spawn_local(async move { part.act(Action::Stop).await });
             }
             while let Some(outcome) = stops.join_next().await {
@@ -177,6 +239,30 @@ impl Cluster {
                 }
             }
         }
+    }
+}
+
+/// The supervisor's end of the control socket.
+pub(super) struct Desk {
+    pub(super) cluster: Rc<Cluster>,
+    pub(super) progress: Progress,
+}
+
+impl Supervised for Desk {
+    fn parts(&self) -> Vec<Handle> {
+        self.cluster.all_parts()
+    }
+
+    fn add_worker(&self) -> LocalBoxFuture<'_, Result<String, String>> {
+        Box::pin(async {
+            let added = self.cluster.add_worker(&self.progress).await;
+            self.progress.finish();
+            added.map_err(|error| format!("{error:#}"))
+        })
+    }
+
+    fn said(&self, text: &str) {
+        self.progress.say(text);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,12 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(400);
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(crate) enum Request {
     List,
-    Act { action: Action, id: String },
+    Act {
+        action: Action,
+        id: String,
+    },
+    /// One more worker with a database.
+    Add,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,6 +42,16 @@ pub(crate) enum Answer {
     Parts { parts: Vec<PartStatus> },
     Done { message: String },
     Failed { error: String },
+}
+
+pub(super) type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What the socket's callers may ask for. Outcomes are sentences either way.
+pub(super) trait Supervised: 'static {
+    fn parts(&self) -> Vec<Handle>;
+    fn add_worker(&self) -> LocalBoxFuture<'_, Result<String, String>>;
+    /// Tells the supervisor's own terminal what was done.
+    fn said(&self, text: &str);
 }
 
 /// Opens the socket at `path`, for its owner only.
@@ -53,12 +69,8 @@ pub(super) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     listener.with_context(|| format!("listening on {}", path.display()))
 }
 
-/// Answers callers until it is dropped. `said` hears of everything that was done.
-pub(super) async fn serve(
-    listener: UnixListener,
-    parts: Rc<[Handle]>,
-    said: impl Fn(&str) + Clone + 'static,
-) {
+/// Answers callers until it is dropped.
+pub(super) async fn serve(listener: UnixListener, cluster: Rc<impl Supervised>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         let stream = match listener.accept().await {
@@ -70,17 +82,17 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let (parts, said) = (Rc::clone(&parts), said.clone());
+        let cluster = Rc::clone(&cluster);
         tokio::task::spawn_local(async move {
             let _permit = permit;
-            if let Err(error) = converse(stream, &parts, said).await {
+            if let Err(error) = converse(stream, &*cluster).await {
                 tracing::debug!(error = format!("{error:#}"), "a control connection failed");
             }
         });
     }
 }
 
-async fn converse(mut stream: UnixStream, parts: &[Handle], said: impl Fn(&str)) -> anyhow::Result<()> {
+async fn converse(mut stream: UnixStream, cluster: &impl Supervised) -> anyhow::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
     let mut reader = tokio::io::BufReader::new(read.take(REQUEST_BYTES_MAX));
@@ -90,7 +102,7 @@ async fn converse(mut stream: UnixStream, parts: &[Handle], said: impl Fn(&str))
         return Ok(());
     }
     let answer = match serde_json::from_str(&line) {
-        Ok(request) => respond(request, parts, said).await,
+        Ok(request) => respond(request, cluster).await,
         Err(error) => Answer::Failed { error: format!("not a request: {error}") },
     };
     let mut text = serde_json::to_vec(&answer)?;
@@ -99,22 +111,25 @@ async fn converse(mut stream: UnixStream, parts: &[Handle], said: impl Fn(&str))
     Ok(())
 }
 
-async fn respond(request: Request, parts: &[Handle], said: impl Fn(&str)) -> Answer {
+async fn respond(request: Request, cluster: &impl Supervised) -> Answer {
+    let parts = cluster.parts();
+    let done = |outcome| match outcome {
+        Ok(message) => {
+            cluster.said(&message);
+            Answer::Done { message }
+        }
+        Err(error) => Answer::Failed { error },
+    };
     match request {
         Request::List => Answer::Parts { parts: parts.iter().map(Handle::status).collect() },
+        Request::Add => done(cluster.add_worker().await),
         Request::Act { action, id } => match parts.iter().find(|part| part.id() == id) {
             None => {
                 let ids: Vec<&str> = parts.iter().map(Handle::id).collect();
                 let shown: String = id.chars().take(80).collect();
                 Answer::Failed { error: format!("there is no part {shown:?}; there are {}", ids.join(", ")) }
             }
-            Some(part) => match part.act(action).await {
-                Ok(message) => {
-                    said(&message);
-                    Answer::Done { message }
-                }
-                Err(error) => Answer::Failed { error },
-            },
+            Some(part) => done(part.act(action).await),
         },
     }
 }
@@ -144,6 +159,20 @@ mod tests {
 
     use super::*;
 
+    struct Nothing;
+
+    impl Supervised for Nothing {
+        fn parts(&self) -> Vec<Handle> {
+            Vec::new()
+        }
+
+        fn add_worker(&self) -> LocalBoxFuture<'_, Result<String, String>> {
+            Box::pin(async { Err("no room".to_owned()) })
+        }
+
+        fn said(&self, _: &str) {}
+    }
+
     #[tokio::test]
     async fn answers_lists_and_nonsense_and_lets_only_the_owner_in() {
         let dir = tempfile::tempdir().unwrap();
@@ -153,7 +182,7 @@ mod tests {
             .run_until(async {
                 let listener = listen(&path).unwrap();
                 assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-                tokio::task::spawn_local(serve(listener, Rc::from([]), |_| {}));
+                tokio::task::spawn_local(serve(listener, Rc::new(Nothing)));
                 let call = |request: Request| {
                     let path = path.clone();
                     tokio::task::spawn_blocking(move || ask(&path, &request).unwrap())
@@ -164,6 +193,10 @@ mod tests {
                 let kill = Request::Act { action: Action::Kill, id: "w9".to_owned() };
                 assert!(
                     matches!(call(kill).await.unwrap(), Answer::Failed { error } if error.contains("w9"))
+                );
+
+                assert!(
+                    matches!(call(Request::Add).await.unwrap(), Answer::Failed { error } if error == "no room")
                 );
 
                 let mut stream = UnixStream::connect(&path).await.unwrap();

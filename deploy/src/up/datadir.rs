@@ -225,7 +225,13 @@ impl DataDir {
         Ok(manifest)
     }
 
-    /// The number of workers: what the directory was made for, which nothing here can change.
+    /// Says durably that there is one worker more.
+    pub(super) fn set_workers(&self, workers: u16) -> anyhow::Result<()> {
+        let manifest = self.manifest()?.context("the directory is not in use yet")?;
+        self.write("tercet.json", &serde_json::to_vec_pretty(&Manifest { workers, ..manifest })?, 0o644)
+    }
+
+    /// The number of workers: what the directory has. `tercet node add` makes it more.
     pub(super) fn agree_on_workers(
         &self,
         manifest: Option<&Manifest>,
@@ -233,8 +239,8 @@ impl DataDir {
     ) -> anyhow::Result<u16> {
         match (manifest, wanted) {
             (Some(manifest), Some(wanted)) if manifest.workers != wanted => bail!(
-                "the data in {} is that of {} workers, and --workers {wanted} would change the ring, which this \
-                 version cannot do: leave --workers out, or use another --data-dir",
+                "the data in {} is that of {} workers, not {wanted}: leave --workers out and add workers to the running \
+                 cluster with `tercet node add`, or use another --data-dir",
                 self.root.display(),
                 manifest.workers
             ),
@@ -345,7 +351,10 @@ mod tests {
         assert_eq!(dir.manifest().unwrap().as_ref(), Some(&manifest));
         assert_eq!(dir.agree_on_workers(Some(&manifest), None).unwrap(), 5);
         let text = dir.agree_on_workers(Some(&manifest), Some(4)).unwrap_err().to_string();
-        assert!(text.contains("5 workers") && text.contains("--workers 4"), "{text}");
+        assert!(text.contains("5 workers") && text.contains("tercet node add"), "{text}");
+        dir.set_workers(6).unwrap();
+        let manifest = dir.manifest().unwrap().unwrap();
+        assert_eq!(dir.agree_on_workers(Some(&manifest), None).unwrap(), 6);
     }
 
     #[test]

@@ -21,7 +21,6 @@ mod logs;
 pub(crate) mod part;
 mod ports;
 mod postgres;
-mod progress;
 mod welcome;
 
 use std::path::{Path, PathBuf};
@@ -30,29 +29,30 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use tercet_frontend::coordinator::status::ChangeStatus;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::account::Account;
-use self::cluster::{Cluster, Plan};
+use self::cluster::{Cluster, Desk, Plan};
 use self::datadir::{DataDir, Manifest, Running};
 use self::part::Exited;
 use self::ports::Ports;
 use self::postgres::find::{self, Installation, NotFound};
 use self::postgres::server::{SOCKET_PATH_MAX, Server};
 use self::postgres::{create, fetch};
-use self::progress::Progress;
 use self::welcome::Call;
 use crate::cli::{PasswordArgs, UpArgs};
-
-/// Shared with the tasks that answer on the control socket.
-type Parts = Rc<[part::Handle]>;
+use crate::progress::Progress;
 
 /// Exits that may wait to be printed.
 const EXITS: usize = 64;
 /// How often log files are looked at.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
+/// How often the frontend is asked what the ring does.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a cluster until SIGINT, SIGTERM or SIGHUP.
 pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
@@ -144,12 +144,11 @@ async fn up(args: UpArgs, progress: &Progress) -> anyhow::Result<()> {
         rest,
         password: password.is_some(),
     };
-    let cluster = Cluster::new(plan, &interrupt.hurry, exits)?;
+    let cluster = Rc::new(Cluster::new(plan, &interrupt.hurry, exits)?);
     let control = run_dir.path.join("control.sock");
     let listener = control::listen(&control)?;
-    let say = progress.clone();
-    let server =
-        tokio::task::spawn_local(control::serve(listener, cluster.parts(), move |text| say.say(text)));
+    let desk = Desk { cluster: Rc::clone(&cluster), progress: progress.clone() };
+    let server = tokio::task::spawn_local(control::serve(listener, Rc::new(desk)));
     dir.set_running(&Running {
         pid: i32::try_from(std::process::id()).unwrap_or_default(),
         control,
@@ -246,9 +245,13 @@ async fn watch_over(
     progress: &Progress,
 ) {
     let mut tick = tokio::time::interval(LOG_INTERVAL);
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut changing = None;
     loop {
         tokio::select! {
             () = interrupt.stop.cancelled() => return,
+            _ = look.tick() => show_change(cluster.ring_change().await, &mut changing, progress),
             Some(exit) = exited.recv() => progress.say(&report(&exit, Some(call))),
             _ = tick.tick() => {
                 for log in cluster.logs() {
@@ -258,6 +261,26 @@ async fn watch_over(
                 }
             }
         }
+    }
+}
+
+/// Tells of a ring change: when it begins, how far it is where that can be shown, and when it is over.
+fn show_change(change: Option<ChangeStatus>, shown: &mut Option<String>, progress: &Progress) {
+    match (change, shown.take()) {
+        (Some(change), before) => {
+            if before.as_ref() != Some(&change.what) {
+                progress.say(&format!("{}: {} copies of partitions to be made", change.what, change.copies));
+            }
+            if progress.is_live() {
+                progress.change(&change);
+            }
+            *shown = Some(change.what);
+        }
+        (None, Some(what)) => {
+            progress.finish();
+            progress.say(&format!("{what}: done"));
+        }
+        (None, None) => {}
     }
 }
 

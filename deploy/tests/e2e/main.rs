@@ -6,6 +6,7 @@
 
 mod commands;
 mod failures;
+mod healing;
 mod hostile;
 mod lifecycle;
 mod metrics;

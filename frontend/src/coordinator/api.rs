@@ -174,6 +174,16 @@ pub enum WorkerReadError {
     Failed(String, String),
 }
 
+/// Why a worker is not told to leave, or to stay.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DrainError {
+    #[error("there is no worker `{0}` in the ring")]
+    Unknown(String),
+    /// Nothing was decided; ask again.
+    #[error("the workers did not decide it in time: {0}")]
+    Undecided(String),
+}
+
 /// What stands under a [`Coordinator`].
 pub trait Engine: Send + Sync + 'static {
     /// Starts an operation. Operations on one key that are submitted one after the other, each before the earlier
@@ -192,6 +202,9 @@ pub trait Engine: Send + Sync + 'static {
         from: ScanPosition,
         limit: usize,
     ) -> BoxFuture<'static, Result<ScanPage, WorkerReadError>>;
+    /// Has a worker hand over all that it holds (`leaving`), or stay after all. Returns once that is decided, not once
+    /// it is done: see [`ClusterStatus`].
+    fn drain(&self, worker: &str, leaving: bool) -> BoxFuture<'static, Result<(), DrainError>>;
     fn status(&self) -> ClusterStatus;
     fn value_bytes_max(&self) -> usize;
 }
@@ -292,6 +305,10 @@ impl Coordinator {
         limit: usize,
     ) -> Result<ScanPage, WorkerReadError> {
         self.0.worker_page(worker, from, limit).await
+    }
+
+    pub async fn drain(&self, worker: &str, leaving: bool) -> Result<(), DrainError> {
+        self.0.drain(worker, leaving).await
     }
 
     pub fn status(&self) -> ClusterStatus {

@@ -3,27 +3,34 @@
 //! Partitions are dealt out to a few cores, each behind a lock of its own. Whoever has an event (a client's task with an
 //! operation, a link's task with a batch of replies, the ticker) takes the lock, feeds the core, moves what is to be sent
 //! into the links' queues, and delivers completions after it has let go.
+//!
+//! A new configuration reaches the cores through [`Cluster::apply`]; who decides on one is in `healing`.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use parking_lot::Mutex;
-use tercet_common::breaker::BreakerState;
-use tercet_common::ring::{Ring, RingConfig};
+use parking_lot::{Mutex, RwLock};
 use tercet_common::{
-    Ballot, Incarnation, PARTITIONS, PartitionId, ReplicaReply, UnixMillis, VectorClock, WorkerId,
+    Ballot, Incarnation, Key, Member, PARTITIONS, PartitionId, Promise, ReplicaReply, ReplicaRequest,
+    RingConfig, UnixMillis, VectorClock,
 };
 use tokio::sync::{Notify, oneshot};
 
-use super::api::{Engine, KeyCount, Op, OpError, ScanFilter, ScanPage, ScanPosition, WorkerReadError};
-use super::core::{CallId, Completion, Core, Counts, Ended, Tuning, WorkerIx};
+use super::api::{
+    DrainError, Engine, KeyCount, Op, OpError, ScanFilter, ScanPage, ScanPosition, WorkerReadError,
+};
+use super::asks::Asks;
+use super::core::{CallId, Completion, Core, Counts, Ended, Group, Tuning, WorkerIx};
+use super::gather::{self, Survey};
 use super::instruments::Instruments;
 use super::repair::RepairQueue;
-use super::status::{Breaker, ClusterStatus, PartitionStatus, WorkerStatus};
+use super::roster::{Peer, RingState, Roster};
+use super::status::ClusterStatus;
 use crate::config::Config;
-use crate::membership::{MembershipHandle, WorkerView};
+use crate::healing::shell::Healing;
+use crate::membership::MembershipHandle;
 use crate::replica::link::{Events, Link};
 
 /// How many cores there are. More would let more tasks work at once; on few processor cores that gains nothing.
@@ -42,24 +49,48 @@ struct Shard {
 
 /// What exists once the cluster has a ring.
 pub(super) struct Formed {
-    pub(super) config: RingConfig,
-    pub(super) ring: Ring,
-    pub(super) links: Vec<Arc<Link>>,
+    ring: RwLock<Arc<RingState>>,
+    pub(super) roster: Roster,
     shards: Vec<Shard>,
-    repairs: RepairQueue,
+    pub(super) repairs: RepairQueue,
+}
+
+impl Formed {
+    pub(super) fn ring(&self) -> Arc<RingState> {
+        self.ring.read().clone()
+    }
+
+    /// The link of a member of this configuration.
+    pub(super) fn link(&self, ring: &RingState, member: usize) -> Option<Arc<Link>> {
+        self.roster.get(*ring.workers.get(member)?).map(|peer| peer.link)
+    }
+
+    /// Which members can be asked now.
+    pub(super) fn up(&self, ring: &RingState) -> Vec<bool> {
+        self.roster.with_links(|peers| {
+            ring.workers.iter().map(|ix| peers[usize::from(*ix)].link.is_available()).collect()
+        })
+    }
+
+    /// Partitions owned now.
+    pub(super) fn owned(&self) -> usize {
+        self.shards.iter().map(|shard| shard.core.lock().owned()).sum()
+    }
 }
 
 /// See the module.
 pub struct Cluster {
-    pub(super) config: Arc<Config>,
-    membership: Arc<MembershipHandle>,
+    pub(crate) config: Arc<Config>,
+    pub(super) membership: Arc<MembershipHandle>,
     formed: OnceLock<Formed>,
-    me: Incarnation,
-    origin: Instant,
+    pub(super) me: Incarnation,
+    pub(super) origin: Instant,
     in_flight: AtomicUsize,
     expired_keys: AtomicU64,
     timers_set: Notify,
-    instruments: Instruments,
+    pub(super) instruments: Instruments,
+    asks: Asks,
+    pub(crate) healing: Healing,
 }
 
 impl Cluster {
@@ -74,6 +105,8 @@ impl Cluster {
             expired_keys: AtomicU64::new(0),
             timers_set: Notify::new(),
             instruments: Instruments::new(),
+            asks: Asks::default(),
+            healing: Healing::new(),
         })
     }
 
@@ -81,28 +114,90 @@ impl Cluster {
         self.formed.get()
     }
 
-    /// Builds cores and links for a ring. Later calls change nothing: ring changes come as epochs of partitions.
-    pub fn form(&self, config: RingConfig, ring: Ring) -> &[Arc<Link>] {
-        let formed = self.formed.get_or_init(|| {
-            let names: Vec<WorkerId> = config.members.iter().map(|m| m.id.clone()).collect();
-            self.instruments.name_workers(&names);
-            let links = names.iter().enumerate().map(|(ix, id)| {
-                let seed = self.me.0.wrapping_add(ix as u64) | 1;
-                Link::new(ix as WorkerIx, id.clone(), self.config.cluster_secret.clone(), seed)
-            });
-            let links = links.collect();
-            let shards = (0..CORES).map(|shard| self.shard(shard, &config, &ring, names.clone())).collect();
-            let repairs = RepairQueue::new(&names);
-            Formed { config, ring, links, shards, repairs }
-        });
-        &formed.links
+    /// The configuration that the cores work with.
+    pub(crate) fn ring_config(&self) -> Option<Arc<RingConfig>> {
+        self.formed().map(|formed| formed.ring().config.clone())
     }
 
-    fn shard(&self, shard: usize, config: &RingConfig, ring: &Ring, names: Vec<WorkerId>) -> Shard {
-        let mine = PartitionId::all().filter(|id| shard_of(*id) == shard).map(|id| {
-            let replicas = ring.preference_list(id).iter().map(|ix| *ix as WorkerIx).collect();
-            (id, config.epoch, replicas)
-        });
+    /// A partition's replicas by number; `None` before the cluster has formed.
+    pub(crate) fn group(&self, id: PartitionId) -> Option<Group> {
+        self.formed().map(|formed| formed.ring().group(id))
+    }
+
+    /// The number of a member of the configuration that the cores work with.
+    pub(crate) fn number_of(&self, config: &RingConfig, member: u16) -> Option<WorkerIx> {
+        let ring = self.formed()?.ring();
+        (ring.config.epoch == config.epoch).then(|| ring.workers.get(usize::from(member)).copied())?
+    }
+
+    /// Whether a worker can be asked now.
+    pub(crate) fn is_available(&self, worker: WorkerIx) -> bool {
+        let peer = self.formed().and_then(|formed| formed.roster.get(worker));
+        peer.is_some_and(|peer| peer.link.is_available())
+    }
+
+    /// Brings a decided configuration to the cores, the first one or a later one, and makes links to members that are
+    /// new. Returns their peers: the links do not run yet. What is not newer changes nothing.
+    pub(crate) fn apply(&self, config: &Arc<RingConfig>) -> Vec<Peer> {
+        let mut new = Vec::new();
+        let formed = match self.formed() {
+            Some(formed) if formed.ring().config.epoch >= config.epoch => return new,
+            Some(formed) => {
+                let ring = self.number(&formed.roster, &formed.repairs, config, &mut new);
+                for peer in &new {
+                    self.each_core(|core| {
+                        core.add_worker(peer.id.clone());
+                    });
+                }
+                for shard in 0..formed.shards.len() {
+                    self.with_core(formed, shard, |core| {
+                        for id in partitions_of(shard) {
+                            core.reconfigure(id, ring.group(id));
+                        }
+                    });
+                }
+                *formed.ring.write() = Arc::new(ring);
+                formed
+            }
+            None => self.formed.get_or_init(|| {
+                let (roster, repairs) = (Roster::default(), RepairQueue::default());
+                let ring = self.number(&roster, &repairs, config, &mut new);
+                let shards = (0..CORES).map(|shard| self.shard(shard, &ring, &new)).collect();
+                Formed { ring: RwLock::new(Arc::new(ring)), roster, shards, repairs }
+            }),
+        };
+        debug_assert_eq!(formed.ring().config.epoch, config.epoch);
+        new
+    }
+
+    /// Gives every member its number; those that had none are told in `new`.
+    fn number(
+        &self,
+        roster: &Roster,
+        repairs: &RepairQueue,
+        config: &Arc<RingConfig>,
+        new: &mut Vec<Peer>,
+    ) -> RingState {
+        let mut number = |member: &Member| {
+            if let Some(known) = roster.find(&member.id, &member.uuid) {
+                return known;
+            }
+            let peer = roster.add(|ix| {
+                let seed = self.me.0.wrapping_add(u64::from(ix)) | 1;
+                let link = Link::new(ix, member.id.clone(), self.config.cluster_secret.clone(), seed);
+                Peer { ix, id: member.id.clone(), uuid: member.uuid.clone(), link }
+            });
+            self.instruments.add_worker(&peer.id);
+            repairs.add_worker(&peer.id);
+            new.push(peer.clone());
+            peer.ix
+        };
+        let workers = config.members.iter().map(&mut number).collect();
+        RingState { config: config.clone(), workers }
+    }
+
+    fn shard(&self, shard: usize, ring: &RingState, peers: &[Peer]) -> Shard {
+        let mine = partitions_of(shard).map(|id| (id, ring.group(id)));
         let tuning = Tuning {
             hedge_after: self.config.hedge_after,
             replica_timeout: self.config.replica_timeout,
@@ -110,8 +205,76 @@ impl Cluster {
             quorum_grace: self.config.replica_timeout,
             value_bytes_max: self.config.value_bytes_max,
         };
+        let names = peers.iter().map(|peer| peer.id.clone()).collect();
         let core = Core::new(self.me, tuning, names, mine);
         Shard { core: Mutex::new(core), next_timer: AtomicU64::new(u64::MAX) }
+    }
+
+    /// Does something with the core that serves a partition; `None` before the cluster has formed.
+    pub(crate) fn with_partition<T>(&self, id: PartitionId, event: impl FnOnce(&mut Core) -> T) -> Option<T> {
+        let formed = self.formed()?;
+        let mut result = None;
+        self.with_core(formed, shard_of(id), |core| result = Some(event(core)));
+        result
+    }
+
+    /// Does something for each of these partitions, core by core.
+    pub(crate) fn with_partitions(
+        &self,
+        partitions: &[PartitionId],
+        mut event: impl FnMut(&mut Core, PartitionId),
+    ) {
+        let Some(formed) = self.formed() else { return };
+        for shard in 0..formed.shards.len() {
+            let mut mine = partitions.iter().filter(|id| shard_of(**id) == shard).peekable();
+            if mine.peek().is_some() {
+                self.with_core(formed, shard, |core| mine.for_each(|id| event(core, *id)));
+            }
+        }
+    }
+
+    /// Sends one request that no core makes, and awaits its reply, for at most `patience`. `None`: it was not sent, or no
+    /// reply came; it may have had its effect.
+    pub(crate) async fn ask(
+        &self,
+        worker: WorkerIx,
+        request: ReplicaRequest,
+        patience: Duration,
+    ) -> Option<ReplicaReply> {
+        let link = self.formed()?.roster.get(worker)?.link;
+        if !link.is_available() {
+            return None;
+        }
+        let (id, reply) = self.asks.register(worker);
+        let forgotten = GiveUp { asks: &self.asks, id };
+        link.push(id, request).ok()?;
+        link.wake();
+        let reply = tokio::time::timeout(patience, reply).await;
+        drop(forgotten);
+        reply.ok()?.ok()
+    }
+
+    /// Puts the highest version of a key again, under a fresh ballot.
+    pub(crate) async fn rewrite(&self, key: Key) -> Result<(), OpError> {
+        let (tx, rx) = oneshot::channel();
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        // The asker may be gone.
+        let done = Box::new(move |result| drop(tx.send(result)));
+        if self.with_partition(key.partition(), |core| core.rewrite(key, done)).is_none() {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            return Err(OpError::Loading);
+        }
+        rx.await.unwrap_or(Err(OpError::Uncertain))
+    }
+
+    /// Under which promise this frontend owns a partition, and the lowest of its ballots that may still be on its way.
+    pub(crate) fn owner_view(&self, id: PartitionId) -> Option<(Promise, Option<Ballot>)> {
+        self.with_partition(id, |core| Some((core.promise_of(id)?, core.lowest_in_flight(id))))?
+    }
+
+    /// Operations of clients under way.
+    pub(crate) fn load(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
     pub(super) fn repairs(&self) -> Option<&RepairQueue> {
@@ -121,8 +284,9 @@ impl Cluster {
     /// Workers that missed something and can be asked now.
     pub(super) fn workers_to_repair(&self) -> Vec<usize> {
         let Some(formed) = self.formed() else { return Vec::new() };
-        let wants = |ix: &usize| formed.repairs.depth(*ix) > 0 && formed.links[*ix].is_available();
-        (0..formed.links.len()).filter(wants).collect()
+        let wants = |peer: &Peer| formed.repairs.depth(usize::from(peer.ix)) > 0 && peer.link.is_available();
+        let peers = formed.roster.all().into_iter().filter(wants);
+        peers.map(|peer| usize::from(peer.ix)).collect()
     }
 
     pub(super) fn repair_flush(
@@ -227,7 +391,9 @@ impl Cluster {
         }
         self.instruments.counts(counts);
         for call in ended.iter().filter(|c| c.outcome == super::core::CallOutcome::Timeout) {
-            formed.links[usize::from(call.worker)].timed_out(self);
+            if let Some(peer) = formed.roster.get(call.worker) {
+                peer.link.timed_out(self);
+            }
         }
     }
 
@@ -255,84 +421,39 @@ impl Cluster {
     }
 
     pub fn status(&self) -> ClusterStatus {
-        let formed = self.formed();
-        let mut workers: Vec<WorkerStatus> =
-            self.membership.members_now().workers.into_iter().map(status_of).collect();
-        let mut partitions = PartitionStatus::default();
-        if let Some(formed) = formed {
-            partitions = self.partition_status(formed);
-            let ownership = formed.ring.ownership();
-            for worker in &mut workers {
-                let Some(ix) = formed.config.index_of(&worker.id) else { continue };
-                worker.breaker = match formed.links[ix].breaker_state() {
-                    BreakerState::Closed => Breaker::Closed,
-                    BreakerState::Open => Breaker::Open,
-                    BreakerState::HalfOpen => Breaker::HalfOpen,
-                };
-                worker.partitions = ownership[ix].replicas;
-                worker.primary_partitions = ownership[ix].primaries;
-            }
-        }
-        ClusterStatus {
-            cluster_id: self.config.cluster_id.clone(),
-            ready: formed.is_some() && partitions.unavailable == 0,
-            epoch: formed.map_or(0, |f| f.config.epoch.0),
-            incarnation: format!("{:016x}", self.me.0),
-            uptime_seconds: self.origin.elapsed().as_secs(),
-            expired_keys: self.expired_keys.load(Ordering::Relaxed),
-            replicas: formed.map_or(tercet_common::ring::REPLICAS, |f| f.config.replicas),
-            workers,
-            partitions,
-        }
+        gather::status(self)
     }
 
-    /// Counts partitions by what can be reached.
-    fn partition_status(&self, formed: &Formed) -> PartitionStatus {
-        let up: Vec<bool> = formed.links.iter().map(|link| link.is_available()).collect();
-        let mut status = PartitionStatus { total: usize::from(PARTITIONS), ..PartitionStatus::default() };
-        for id in PartitionId::all() {
-            let replicas = formed.ring.preference_list(id);
-            let reachable = replicas.iter().filter(|ix| up[**ix]).count();
-            status.under_replicated += usize::from(reachable < formed.config.replicas);
-            status.unavailable +=
-                usize::from(reachable < tercet_common::quorum::majority(formed.config.replicas));
-        }
-        status.owned = formed.shards.iter().map(|shard| shard.core.lock().owned()).sum();
-        status
+    pub(super) fn expired_keys(&self) -> u64 {
+        self.expired_keys.load(Ordering::Relaxed)
     }
 
     /// Tells links what heartbeats say of the workers' databases, and metrics what the cluster looks like.
     pub fn refresh(&self) {
         let Some(formed) = self.formed() else { return };
         let members = self.membership.members_now();
-        for link in &formed.links {
-            let seen = members.get(link.id()).and_then(|worker| worker.seen.as_ref());
-            link.set_healthy(seen.is_none_or(|seen| seen.report.database_commits), self);
+        for peer in formed.roster.all() {
+            let seen = members.get(&peer.id).and_then(|worker| worker.seen.as_ref());
+            peer.link.set_healthy(seen.is_none_or(|seen| seen.report.database_commits), self);
         }
-        self.instruments.partitions(&self.partition_status(formed));
+        self.instruments.partitions(&Survey::of(formed, &formed.ring()).partitions);
     }
 }
 
-/// What membership knows of a worker; placement and breaker are filled in by those who know them.
-fn status_of(worker: WorkerView) -> WorkerStatus {
-    let seen = worker.seen.as_ref();
-    WorkerStatus {
-        address: seen.map(|s| s.address.clone()),
-        zone: seen.map(|s| s.zone.clone()).unwrap_or_default(),
-        health: worker.health,
-        breaker: Breaker::Closed,
-        heartbeat_age_ms: seen.map(|s| s.age.as_millis() as u64),
-        last_heartbeat_ms: seen.map(|s| s.last_beat.0),
-        database_commits: seen.map(|s| s.report.database_commits),
-        commit_micros: seen.map(|s| s.report.commit_micros),
-        write_backlog: seen.map(|s| s.report.write_backlog),
-        disk_free_bytes: seen.filter(|s| s.report.disk_total_bytes > 0).map(|s| s.report.disk_free_bytes),
-        keys: seen.map(|s| s.report.keys),
-        version: seen.map(|s| s.version.clone()),
-        partitions: 0,
-        primary_partitions: 0,
-        id: worker.id,
+/// Forgets an ask that nobody awaits any more, however that came about.
+struct GiveUp<'a> {
+    asks: &'a Asks,
+    id: u64,
+}
+
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        self.asks.give_up(self.id);
     }
+}
+
+fn partitions_of(shard: usize) -> impl Iterator<Item = PartitionId> {
+    PartitionId::all().filter(move |id| shard_of(*id) == shard)
 }
 
 fn shard_of(id: PartitionId) -> usize {
@@ -341,21 +462,24 @@ fn shard_of(id: PartitionId) -> usize {
 
 /// Moves requests into the links' queues; a full queue is a refusal, which may make more requests.
 fn send_all(core: &mut Core, formed: &Formed, shard: usize) {
-    let mut touched = 0u64;
-    while !core.out.sends.is_empty() {
-        for (worker, call, request) in std::mem::take(&mut core.out.sends) {
-            let id = (shard as u64) << CallId::BITS | call.raw();
-            match formed.links[usize::from(worker)].push(id, request) {
-                Ok(()) => touched |= 1 << (worker % 64),
-                Err(_) => core.not_sent(call),
+    if core.out.sends.is_empty() {
+        return;
+    }
+    formed.roster.with_links(|peers| {
+        let mut touched = 0u64;
+        while !core.out.sends.is_empty() {
+            for (worker, call, request) in std::mem::take(&mut core.out.sends) {
+                let id = (shard as u64) << CallId::BITS | call.raw();
+                match peers[usize::from(worker)].link.push(id, request) {
+                    Ok(()) => touched |= 1 << (worker % 64),
+                    Err(_) => core.not_sent(call),
+                }
             }
         }
-    }
-    for (ix, link) in formed.links.iter().enumerate() {
-        if touched & (1 << (ix % 64)) != 0 {
-            link.wake();
+        for peer in peers.iter().filter(|peer| touched & (1 << (peer.ix % 64)) != 0) {
+            peer.link.wake();
         }
-    }
+    });
 }
 
 /// The links' way back into the cores.
@@ -364,6 +488,10 @@ impl Events for Cluster {
         let Some(formed) = self.formed() else { return };
         let mut by_shard: [Vec<(CallId, ReplicaReply)>; CORES] = Default::default();
         for (id, reply) in replies {
+            if Asks::owns(id) {
+                self.asks.reply(id, reply);
+                continue;
+            }
             let (shard, call) = ((id >> CallId::BITS) as usize, id & ((1 << CallId::BITS) - 1));
             match by_shard.get_mut(shard) {
                 Some(replies) => replies.push((CallId::from_raw(call), reply)),
@@ -382,6 +510,7 @@ impl Events for Cluster {
     }
 
     fn lost(&self, worker: WorkerIx) {
+        self.asks.lost(worker);
         self.each_core(|core| core.link_lost(worker));
     }
 
@@ -428,6 +557,11 @@ impl Engine for ClusterEngine {
     ) -> BoxFuture<'static, Result<ScanPage, WorkerReadError>> {
         let (cluster, worker) = (self.0.clone(), worker.to_owned());
         Box::pin(async move { super::scan::worker_page(&cluster, worker, from, limit).await })
+    }
+
+    fn drain(&self, worker: &str, leaving: bool) -> BoxFuture<'static, Result<(), DrainError>> {
+        let (cluster, worker) = (self.0.clone(), worker.to_owned());
+        Box::pin(async move { cluster.healing.drain(worker, leaving).await })
     }
 
     fn status(&self) -> ClusterStatus {

@@ -1,9 +1,9 @@
 //! The coordinator's metrics: handles made once, fed in batches.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
+use parking_lot::RwLock;
 use tercet_common::{WorkerId, metrics as m};
 
 use super::api::OpError;
@@ -33,7 +33,7 @@ pub(super) struct Instruments {
     owned: Gauge,
     under_replicated: Gauge,
     unavailable: Gauge,
-    workers: OnceLock<Vec<WorkerHandles>>,
+    workers: RwLock<Vec<WorkerHandles>>,
 }
 
 fn outcome(error: Option<&OpError>) -> usize {
@@ -65,19 +65,17 @@ impl Instruments {
             owned: m::PARTITIONS_OWNED.gauge(&[]),
             under_replicated: m::PARTITIONS_UNDER_REPLICATED.gauge(&[]),
             unavailable: m::PARTITIONS_UNAVAILABLE.gauge(&[]),
-            workers: OnceLock::new(),
+            workers: RwLock::default(),
         }
     }
 
-    pub(super) fn name_workers(&self, names: &[WorkerId]) {
-        self.workers.get_or_init(|| {
-            let handles = |id: &WorkerId| WorkerHandles {
-                calls: CallKind::NAMES
-                    .map(|call| CallOutcome::NAMES.map(|o| m::REPLICA_CALLS.counter(&[id.as_str(), call, o])))
-                    .into(),
-                seconds: CallKind::NAMES.map(|call| m::REPLICA_CALL_SECONDS.histogram(&[id.as_str(), call])),
-            };
-            names.iter().map(handles).collect()
+    /// Workers come in the order of their numbers.
+    pub(super) fn add_worker(&self, id: &WorkerId) {
+        self.workers.write().push(WorkerHandles {
+            calls: CallKind::NAMES
+                .map(|call| CallOutcome::NAMES.map(|o| m::REPLICA_CALLS.counter(&[id.as_str(), call, o])))
+                .into(),
+            seconds: CallKind::NAMES.map(|call| m::REPLICA_CALL_SECONDS.histogram(&[id.as_str(), call])),
         });
     }
 
@@ -96,6 +94,8 @@ impl Instruments {
                     (if *blind { 1 } else { 2 }, outcome.as_ref().err(), since)
                 }
                 Completion::Flush { result, since, .. } => (3, result.as_ref().err(), since),
+                // No client's operation.
+                Completion::Rewrite { .. } => continue,
             };
             self.operations[kind][outcome(error)].increment(1);
             self.seconds[kind].record(now.saturating_sub(*since).as_secs_f64());
@@ -104,9 +104,12 @@ impl Instruments {
     }
 
     pub(super) fn calls(&self, ended: &[Ended]) {
-        let Some(workers) = self.workers.get() else { return };
+        if ended.is_empty() {
+            return;
+        }
+        let workers = self.workers.read();
         for call in ended {
-            let handles = &workers[usize::from(call.worker)];
+            let Some(handles) = workers.get(usize::from(call.worker)) else { continue };
             handles.calls[call.kind as usize][call.outcome as usize].increment(1);
             handles.seconds[call.kind as usize].record(call.took.as_secs_f64());
         }

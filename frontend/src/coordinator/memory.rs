@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 use tercet_common::{Ballot, Content, Key, KeyHash, PartitionId, Row, UnixMillis, VectorClock, WorkerId};
 
 use super::api::{
-    Change, Engine, Found, KeyCount, Op, OpError, ReadOp, ScanFilter, ScanPage, ScanPosition,
+    Change, DrainError, Engine, Found, KeyCount, Op, OpError, ReadOp, ScanFilter, ScanPage, ScanPosition,
     WorkerReadError, WriteOp, Written,
 };
-use super::status::{ClusterStatus, PartitionStatus};
+use super::status::{ClusterStatus, HealingStatus, NextFailure, PartitionStatus, RingStatus};
 
 /// See the module.
 pub struct MemoryEngine {
@@ -171,6 +171,12 @@ impl Engine for MemoryEngine {
         Box::pin(async move { if known { Ok(page) } else { Err(WorkerReadError::Unknown(worker)) } })
     }
 
+    fn drain(&self, worker: &str, _leaving: bool) -> BoxFuture<'static, Result<(), DrainError>> {
+        let unknown = DrainError::Unknown(worker.to_owned());
+        let known = Self::workers().iter().any(|id| id.as_str() == worker);
+        Box::pin(async move { if known { Ok(()) } else { Err(unknown) } })
+    }
+
     fn status(&self) -> ClusterStatus {
         ClusterStatus {
             cluster_id: "memory".to_owned(),
@@ -181,7 +187,10 @@ impl Engine for MemoryEngine {
             expired_keys: 0,
             replicas: 3,
             workers: Vec::new(),
-            partitions: PartitionStatus { total: 1024, owned: 1024, under_replicated: 0, unavailable: 0 },
+            partitions: PartitionStatus { total: 1024, owned: 1024, ..PartitionStatus::default() },
+            ring: RingStatus::default(),
+            healing: HealingStatus::default(),
+            next_failure: NextFailure::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use metrics::{Counter, Gauge};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tercet_common::{Ballot, Key, PartitionId, VectorClock, WorkerId, metrics as m};
 
 use super::api::{Coordinator, ReadLevel};
@@ -79,21 +79,26 @@ struct Queue {
 }
 
 /// One backlog per worker.
-pub struct RepairQueue(Vec<Queue>);
+#[derive(Default)]
+pub struct RepairQueue(RwLock<Vec<Queue>>);
 
 impl RepairQueue {
-    pub fn new(workers: &[WorkerId]) -> Self {
-        let queue = |id: &WorkerId| Queue {
+    /// Workers come in the order of their numbers.
+    pub fn add_worker(&self, id: &WorkerId) {
+        self.0.write().push(Queue {
             backlog: Mutex::default(),
             depth: m::REPAIR_QUEUE.gauge(&[id.as_str()]),
             overflows: m::REPAIR_OVERFLOWS.counter(&[id.as_str()]),
-        };
-        Self(workers.iter().map(queue).collect())
+        });
     }
 
     pub fn add(&self, missed: Vec<(WorkerIx, Missed)>) {
+        if missed.is_empty() {
+            return;
+        }
+        let queues = self.0.read();
         for (worker, missed) in missed {
-            let Some(queue) = self.0.get(usize::from(worker)) else { continue };
+            let Some(queue) = queues.get(usize::from(worker)) else { continue };
             let mut backlog = queue.backlog.lock();
             if !backlog.add(missed) {
                 queue.overflows.increment(1);
@@ -104,12 +109,13 @@ impl RepairQueue {
 
     /// What waits for a worker.
     pub fn depth(&self, worker: usize) -> usize {
-        self.0.get(worker).map_or(0, |queue| queue.backlog.lock().len())
+        self.0.read().get(worker).map_or(0, |queue| queue.backlog.lock().len())
     }
 
     /// The next round for one worker: all flushes, and some keys.
     fn take(&self, worker: usize) -> (BTreeMap<PartitionId, (Ballot, VectorClock)>, Vec<Key>) {
-        let Some(queue) = self.0.get(worker) else { return Default::default() };
+        let queues = self.0.read();
+        let Some(queue) = queues.get(worker) else { return Default::default() };
         let mut backlog = queue.backlog.lock();
         let taken = (std::mem::take(&mut backlog.flushes), backlog.take_keys(ROUND));
         queue.depth.set(backlog.len() as f64);
@@ -149,7 +155,9 @@ mod tests {
     use super::*;
 
     fn queue() -> RepairQueue {
-        RepairQueue::new(&[WorkerId::new("w1").unwrap()])
+        let queue = RepairQueue::default();
+        queue.add_worker(&WorkerId::new("w1").unwrap());
+        queue
     }
 
     fn missed(key: &str) -> (WorkerIx, Missed) {
@@ -162,7 +170,7 @@ mod tests {
         queue.add(vec![missed("a"), missed("b"), missed("a")]);
         assert_eq!(queue.depth(0), 2);
         assert_eq!(queue.take(0).1.len(), 2);
-        assert_eq!((queue.depth(0), queue.0[0].backlog.lock().key_bytes), (0, 0));
+        assert_eq!((queue.depth(0), queue.0.read()[0].backlog.lock().key_bytes), (0, 0));
     }
 
     #[test]
@@ -170,7 +178,8 @@ mod tests {
         let queue = queue();
         let key = "k".repeat(60_000);
         queue.add((0..2_000).map(|n| missed(&format!("{n}{key}"))).collect());
-        let backlog = queue.0[0].backlog.lock();
+        let queues = queue.0.read();
+        let backlog = queues[0].backlog.lock();
         assert!(backlog.key_bytes <= KEY_BYTES_MAX && backlog.keys.len() > 1_000);
     }
 

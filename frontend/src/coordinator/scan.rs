@@ -5,6 +5,7 @@
 //! not show a deleted key. Weak all the same: pages are read one after the other, and while clients write.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -16,6 +17,7 @@ use tercet_proto::v1;
 
 use super::api::{KeyCount, OpError, ScanFilter, ScanPage, ScanPosition, WorkerReadError};
 use super::cluster::{Cluster, Formed};
+use super::roster::RingState;
 use crate::replica::link::Link;
 
 /// A page of a worker takes no longer.
@@ -30,8 +32,8 @@ pub(super) async fn scan(
     from: ScanPosition,
     filter: ScanFilter,
 ) -> Result<ScanPage, OpError> {
-    let formed = cluster.formed().ok_or(OpError::Loading)?;
-    let available = available(formed)?;
+    let view = View::of(cluster.formed().ok_or(OpError::Loading)?);
+    let available = available(&view)?;
     let request = v1::ScanRequest {
         first_partition: from.partition.get().into(),
         last_partition: LAST,
@@ -42,40 +44,61 @@ pub(super) async fn scan(
         // A tombstone must be seen to outvote a stale value. Expired rows are judged by a read of each.
         with_tombstones: filter.expired_by.is_none(),
     };
-    let pages = gather(formed, &available, &request, cluster.config.replica_timeout).await?;
+    let pages = gather(&view, &available, &request, cluster.config.replica_timeout).await?;
     Ok(merge(pages, filter, UnixMillis::now()))
 }
 
+/// The members of the ring with their links, at one moment.
+struct View {
+    ring: Arc<RingState>,
+    links: Vec<Arc<Link>>,
+}
+
+impl View {
+    fn of(formed: &Formed) -> Self {
+        let ring = formed.ring();
+        let links = (0..ring.workers.len()).filter_map(|member| formed.link(&ring, member)).collect();
+        Self { ring, links }
+    }
+
+    fn up(&self) -> Vec<bool> {
+        self.links.iter().map(|link| link.is_available()).collect()
+    }
+}
+
 /// The workers to scan; an error when some partition has too few of them.
-fn available(formed: &Formed) -> Result<Vec<usize>, OpError> {
-    let up: Vec<bool> = formed.links.iter().map(|link| link.is_available()).collect();
-    if !covers(formed, &up) {
+fn available(view: &View) -> Result<Vec<usize>, OpError> {
+    let up = view.up();
+    if !covers(view, &up) {
         return Err(OpError::ReadUnavailable);
     }
     Ok((0..up.len()).filter(|ix| up[*ix]).collect())
 }
 
 /// Whether these workers have a quorum of every partition's replicas among them.
-fn covers(formed: &Formed, workers: &[bool]) -> bool {
-    let quorum = majority(formed.config.replicas);
-    let has_quorum = |id| formed.ring.preference_list(id).iter().filter(|ix| workers[**ix]).count() >= quorum;
-    PartitionId::all().all(has_quorum)
+fn covers(view: &View, workers: &[bool]) -> bool {
+    PartitionId::all().all(|id| {
+        let row = view.ring.config.assignment(id);
+        std::iter::once(&row.replicas)
+            .chain(&row.next)
+            .all(|set| set.iter().filter(|ix| workers[usize::from(**ix)]).count() >= majority(set.len()))
+    })
 }
 
 /// The pages of those who answer. Once they cover every partition the others get `grace`, so that a hung worker costs a
 /// listing no error, and no more than that.
 async fn gather(
-    formed: &Formed,
+    view: &View,
     workers: &[usize],
     request: &v1::ScanRequest,
     grace: Duration,
 ) -> Result<Vec<ScanPage>, OpError> {
     let mut calls: FuturesUnordered<_> =
-        workers.iter().map(async |ix| (*ix, page(&formed.links[*ix], request.clone()).await)).collect();
-    let mut answered = vec![false; formed.links.len()];
+        workers.iter().map(async |ix| (*ix, page(&view.links[*ix], request.clone()).await)).collect();
+    let mut answered = vec![false; view.links.len()];
     let mut pages = Vec::new();
     loop {
-        let covered = covers(formed, &answered);
+        let covered = covers(view, &answered);
         let patience = if covered { grace } else { PAGE_TIMEOUT };
         match tokio::time::timeout(patience, calls.next()).await {
             Ok(Some((ix, Ok(page)))) => {
@@ -83,7 +106,7 @@ async fn gather(
                 pages.push(page);
             }
             Ok(Some((ix, Err(error)))) => {
-                tracing::debug!(worker = %formed.links[ix].id(), %error, "a worker did not answer a scan");
+                tracing::debug!(worker = %view.links[ix].id(), %error, "a worker did not answer a scan");
             }
             Ok(None) | Err(_) if covered => return Ok(pages),
             Ok(None) | Err(_) => {
@@ -136,15 +159,15 @@ fn position(wire: v1::ScanPosition) -> Result<ScanPosition, String> {
 /// Each partition is counted by its first replica in reach that answers. A worker that hangs is first given up soon, for
 /// the next replica; only when a partition has no other left is everybody given the time that a large table may need.
 pub(super) async fn count(cluster: &Cluster) -> Result<KeyCount, OpError> {
-    let formed = cluster.formed().ok_or(OpError::Loading)?;
+    let view = View::of(cluster.formed().ok_or(OpError::Loading)?);
     let now_ms = UnixMillis::now().0;
     let mut total = KeyCount::default();
     let mut left: Vec<PartitionId> = PartitionId::all().collect();
     for patience in [cluster.config.replica_timeout * 2, PAGE_TIMEOUT] {
-        let mut up: Vec<bool> = formed.links.iter().map(|link| link.is_available()).collect();
-        while let Some(shares) = share_out(formed, &left, &up) {
+        let mut up = view.up();
+        while let Some(shares) = share_out(&view, &left, &up) {
             let counts = shares.into_iter().map(async |(ix, share)| {
-                (ix, count_at(&formed.links[ix], &share, now_ms, patience).await, share)
+                (ix, count_at(&view.links[ix], &share, now_ms, patience).await, share)
             });
             left.clear();
             for (ix, count, share) in join_all(counts).await {
@@ -166,14 +189,15 @@ pub(super) async fn count(cluster: &Cluster) -> Result<KeyCount, OpError> {
 
 /// Who counts which partitions; `None` when one of them has no replica that is up.
 fn share_out(
-    formed: &Formed,
+    view: &View,
     partitions: &[PartitionId],
     up: &[bool],
 ) -> Option<BTreeMap<usize, Vec<PartitionId>>> {
     let mut shares: BTreeMap<usize, Vec<PartitionId>> = BTreeMap::new();
     for id in partitions {
-        let counter = formed.ring.preference_list(*id).iter().find(|ix| up[**ix])?;
-        shares.entry(*counter).or_default().push(*id);
+        let replicas = &view.ring.config.assignment(*id).replicas;
+        let counter = replicas.iter().map(|ix| usize::from(*ix)).find(|ix| up[*ix])?;
+        shares.entry(counter).or_default().push(*id);
     }
     Some(shares)
 }
@@ -192,8 +216,11 @@ pub(super) async fn worker_page(
     from: ScanPosition,
     limit: usize,
 ) -> Result<ScanPage, WorkerReadError> {
-    let link = cluster.formed().and_then(|f| f.links.iter().find(|link| link.id().as_str() == worker));
-    let Some(link) = link.filter(|link| link.client().is_some()) else {
+    let peers = cluster.formed().map(|formed| formed.roster.all()).unwrap_or_default();
+    // The newest under this name that is connected.
+    let link = peers.into_iter().rev().map(|peer| peer.link);
+    let Some(link) = link.filter(|link| link.id().as_str() == worker).find(|link| link.client().is_some())
+    else {
         return Err(WorkerReadError::Unknown(worker));
     };
     let request = v1::ScanRequest {
@@ -205,7 +232,7 @@ pub(super) async fn worker_page(
         expired_by_ms: None,
         with_tombstones: false,
     };
-    let mut page = page(link, request).await.map_err(|error| WorkerReadError::Failed(worker, error))?;
+    let mut page = page(&link, request).await.map_err(|error| WorkerReadError::Failed(worker, error))?;
     let now = UnixMillis::now();
     page.rows.retain(|row| row.content.is_live(now) && !matches!(row.content, Content::Tombstone));
     Ok(page)

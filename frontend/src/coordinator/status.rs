@@ -19,6 +19,55 @@ pub struct ClusterStatus {
     pub replicas: usize,
     pub workers: Vec<WorkerStatus>,
     pub partitions: PartitionStatus,
+    #[serde(default)]
+    pub ring: RingStatus,
+    #[serde(default)]
+    pub healing: HealingStatus,
+    #[serde(default)]
+    pub next_failure: NextFailure,
+}
+
+/// What the ring is doing.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct RingStatus {
+    /// The change under way.
+    pub change: Option<ChangeStatus>,
+    /// Why something that is to be done does not begin.
+    pub waiting: Option<String>,
+}
+
+/// A ring change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChangeStatus {
+    /// `w4 goes out`
+    pub what: String,
+    /// Copies of partitions to be made in all, and made.
+    pub copies: usize,
+    pub copied: usize,
+    /// Sent for them so far.
+    pub rows: u64,
+    pub bytes: u64,
+    pub since_seconds: u64,
+}
+
+/// What is known to be unequal, or not yet known to be equal.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct HealingStatus {
+    /// Keys that a worker missed and that wait to be sent.
+    pub missed_keys: usize,
+    /// Partitions that wait to be compared because of a fault.
+    pub suspect_partitions: usize,
+    /// Age of the oldest comparison of all partitions; `None`: some was not compared since this frontend started.
+    pub oldest_compare_seconds: Option<u64>,
+}
+
+/// What it would cost if one more worker died now: the worst case.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct NextFailure {
+    /// The worker whose loss would cost most; `None`: nobody's would cost anything.
+    pub worker: Option<WorkerId>,
+    /// Partitions that would have no quorum then and have one now.
+    pub partitions: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +90,9 @@ pub struct WorkerStatus {
     pub disk_free_bytes: Option<u64>,
     pub keys: Option<u64>,
     pub version: Option<String>,
+    /// What it is to the ring.
+    #[serde(default)]
+    pub role: Role,
     /// Partitions of which it is a replica, and of those the ones where it comes first.
     pub partitions: usize,
     pub primary_partitions: usize,
@@ -57,6 +109,23 @@ pub enum Health {
     Dead,
     /// Has not registered since this frontend started.
     Unknown,
+}
+
+/// What a worker is to the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It holds partitions and votes.
+    #[default]
+    Member,
+    /// A member whose word does not count yet: it has not shown that its data is whole, or lacks the configuration.
+    Joining,
+    /// It is handing over, or has.
+    Leaving,
+    /// In no configuration: it waits for a ring change.
+    Spare,
+    /// Its data is not what the ring knows it by, or has lost something: it must not vote.
+    Replaced,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -77,6 +146,9 @@ pub struct PartitionStatus {
     pub owned: usize,
     /// Partitions with at least one unreachable replica.
     pub under_replicated: usize,
+    /// Partitions that are changing hands.
+    #[serde(default)]
+    pub moving: usize,
     /// Partitions without a reachable quorum: their keys cannot be read or written now.
     pub unavailable: usize,
 }

@@ -1,8 +1,8 @@
-//! The embedded membership: the workers themselves keep the configuration, by the rules of [`super::agreement`].
+//! The embedded membership: the workers themselves keep the configuration, by the rules of
+//! [`tercet_common::ring_proposer`].
 //!
-//! A task asks every registered member, through the Configure RPC, to keep the configuration, and goes on asking
-//! those that are missing, with a backoff, for as long as the frontend runs: a member that appears late is configured
-//! then. Nothing is kept on the frontend's side, so a frontend that lost its state reads it back from the workers.
+//! One task looks at who has registered, at what the proposer and the witnesses want to know of whom, and makes the
+//! calls: at most one of a kind to a worker at a time, and after a failure only once its backoff has passed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,35 +13,35 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tercet_common::backoff::{Backoff, BackoffPolicy};
-use tercet_common::{Epoch, Ring, RingConfig, WorkerId};
-use tercet_proto::v1;
-use tercet_proto::v1::replica_client::ReplicaClient;
+use tercet_common::ring_proposer::{Progress, Proposer, Voter};
+use tercet_common::ring_register::{Ask, RegisterState};
+use tercet_common::sync::Witness;
+use tercet_common::{Epoch, RingConfig, WorkerId, metrics};
 use tokio::sync::{Notify, watch};
-use tonic::transport::Endpoint;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
-use super::agreement::{Agreement, Outcome, Progress};
-use super::beat::Identity;
+use super::beat::{Identity, described};
+use super::members::{Findings, Registered};
 use super::shared::Shared;
-use super::{Formation, Membership, MembershipError, RingView};
+use super::witnesses::{Soundness, Witnesses};
+use super::{Formation, Membership, MembershipError};
 
-/// The largest answer to Configure: [`tercet_common::ring::MEMBERS_MAX`] members of some 150 bytes, with room.
-const CONFIGURATION_BYTES_MAX: usize = 256 * 1024;
 /// Calls at a time; the rest of a large cluster waits for its turn.
-const CALLS_MAX: usize = 32;
+const CALLS_MAX: usize = 64;
 
 /// See the module.
 pub struct Embedded {
     shared: Arc<Shared>,
-    /// `None` until something is proposed.
-    agreement: Mutex<Option<Agreement>>,
+    /// What the settings say, to tell where the workers' configuration differs.
+    bootstrap: RingConfig,
+    proposer: Mutex<Proposer>,
     proposed: Notify,
     formation: watch::Sender<Formation>,
     retry: BackoffPolicy,
 }
 
 impl Membership for Embedded {
-    fn load(&self) -> BoxFuture<'_, Result<Option<Arc<RingView>>, MembershipError>> {
+    fn load(&self) -> BoxFuture<'_, Result<Option<Arc<RingConfig>>, MembershipError>> {
         let ring = self.shared.ring.borrow().clone();
         Box::pin(async { Ok(ring) })
     }
@@ -51,215 +51,293 @@ impl Membership for Embedded {
         expected: Epoch,
         next: RingConfig,
     ) -> BoxFuture<'_, Result<(), MembershipError>> {
-        Box::pin(self.form(expected, next))
+        Box::pin(self.swap(expected, next))
     }
 
-    fn watch(&self) -> watch::Receiver<Option<Arc<RingView>>> {
+    fn watch(&self) -> watch::Receiver<Option<Arc<RingConfig>>> {
         self.shared.ring.subscribe()
     }
 }
 
-/// A call to one member, and when the next may be made.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Kind {
+    Decide,
+    Recall,
+    Renew,
+}
+
+/// What a worker answered.
+enum Reply {
+    State(RegisterState),
+    Memory(Vec<Witness>),
+    NewUuid(String),
+}
+
+struct Answer {
+    worker: Registered,
+    kind: Kind,
+    reply: Result<Reply, Status>,
+}
+
+/// Calls of one kind to one worker.
 struct Attempt {
-    identity: Identity,
-    address: String,
     backoff: Backoff,
     not_before: Duration,
     in_flight: bool,
 }
 
-struct Answer {
-    worker: WorkerId,
+/// What the task keeps of a worker.
+struct Known {
+    voter: Voter,
     identity: Identity,
-    held: Result<RingConfig, Status>,
+    address: String,
+    attempts: HashMap<Kind, Attempt>,
+}
+
+/// The task's own state.
+#[derive(Default)]
+struct State {
+    witnesses: Witnesses,
+    known: HashMap<WorkerId, Known>,
 }
 
 impl Embedded {
-    pub(super) fn new(shared: Arc<Shared>, retry: BackoffPolicy) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, bootstrap: RingConfig, retry: BackoffPolicy) -> Self {
+        let proposer = Proposer::new(shared.incarnation, Some(bootstrap.clone()), shared.timing.form_grace);
         let formation = watch::Sender::new(Formation::Forming { confirmed: 0, needed: 0 });
-        Self { shared, agreement: Mutex::new(None), proposed: Notify::new(), formation, retry }
+        Self { shared, bootstrap, proposer: Mutex::new(proposer), proposed: Notify::new(), formation, retry }
     }
 
     pub(super) fn formation(&self) -> watch::Receiver<Formation> {
         self.formation.subscribe()
     }
 
-    async fn form(&self, expected: Epoch, next: RingConfig) -> Result<(), MembershipError> {
-        let current = self.shared.epoch();
-        if current != expected {
-            return Err(MembershipError::Stale { expected, current });
+    async fn swap(&self, expected: Epoch, next: RingConfig) -> Result<(), MembershipError> {
+        if expected == Epoch(0) {
+            return Err(MembershipError::NotFormed);
         }
-        if expected != Epoch(0) {
-            return Err(MembershipError::CannotChange);
+        if next.epoch.0 != expected.0 + 1 {
+            return Err(MembershipError::NotNext { expected, next: next.epoch });
         }
-        {
-            let mut agreement = self.agreement.lock();
-            let agreement =
-                agreement.get_or_insert_with(|| Agreement::new(next.clone(), self.shared.timing.form_grace));
-            if *agreement.candidate() != next {
-                let current = agreement.candidate().epoch;
-                return Err(MembershipError::Stale { expected, current });
-            }
-        }
-        self.proposed.notify_one();
+        let next = Arc::new(next);
         let mut ring = self.shared.ring.subscribe();
-        // The sender lives in `self.shared`.
-        let formed = ring.wait_for(Option::is_some).await.map_err(|_| MembershipError::Stopped)?;
-        match formed.as_ref() {
-            Some(formed) if formed.config == next => Ok(()),
-            Some(formed) => Err(MembershipError::Stale { expected, current: formed.config.epoch }),
-            None => Err(MembershipError::Stopped),
+        let proposed = self.proposer.lock().propose(next.clone(), self.shared.now());
+        proposed.map_err(|stale| MembershipError::Stale { expected, current: stale.current })?;
+        self.proposed.notify_one();
+        let is_later =
+            |ring: &Option<Arc<RingConfig>>| ring.as_ref().is_some_and(|ring| ring.epoch > expected);
+        let decided = tokio::select! {
+            decided = ring.wait_for(is_later) => decided.map_err(|_| MembershipError::Stopped)?.clone(),
+            () = self.shared.stop.cancelled() => return Err(MembershipError::Stopped),
+        };
+        match decided {
+            Some(decided) if decided == next => Ok(()),
+            decided => {
+                let current = tercet_common::ring_register::number(decided.as_ref());
+                Err(MembershipError::Stale { expected, current })
+            }
         }
     }
 
     /// Runs until the frontend stops.
     pub(super) async fn tend(self: Arc<Self>) {
         let mut members = self.shared.view.subscribe();
-        let mut attempts: HashMap<WorkerId, Attempt> = HashMap::new();
+        let mut state = State::default();
         let mut calls = FuturesUnordered::new();
         loop {
-            let candidate = self.agreement.lock().as_ref().map(|agreement| agreement.candidate().clone());
-            if let Some(candidate) = candidate {
-                for attempt in self.due(&mut attempts, CALLS_MAX - calls.len().min(CALLS_MAX)) {
-                    calls.push(self.ask(attempt, candidate.clone()));
-                }
-            }
+            members.borrow_and_update();
+            let workers = self.shared.read(|members, _| members.registered());
+            self.follow(&mut state, &workers);
+            self.judge(&mut state, &workers);
             self.publish();
-            let wake = self.wakes_at(&attempts, calls.len()).map(|at| self.shared.instant(at));
+            for (worker, kind, ask) in self.due(&mut state, workers, CALLS_MAX.saturating_sub(calls.len())) {
+                calls.push(self.call(worker, kind, ask));
+            }
+            let wake = self.wakes_at(&state, calls.len()).map(|at| self.shared.instant(at));
             tokio::select! {
-                Some(answer) = calls.next() => self.take(answer, &mut attempts),
+                Some(answer) = calls.next() => self.take(answer, &mut state),
                 changed = members.changed() => if changed.is_err() { return },
                 () = self.proposed.notified() => {}
                 () = async { tokio::time::sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)).await },
-                    if wake.is_some() => {}
+                    if wake.is_some() => self.proposer.lock().tick(self.shared.now()),
                 () = self.shared.stop.cancelled() => return,
             }
         }
     }
 
-    /// Members to ask now. One that came back as someone else, or elsewhere, is asked without waiting.
+    /// Tells the proposer who came, who went, and who came back.
+    fn follow(&self, state: &mut State, workers: &[Registered]) {
+        let mut proposer = self.proposer.lock();
+        let is_there = |id: &WorkerId| workers.iter().any(|worker| worker.witness.worker == *id);
+        state.known.retain(|id, known| {
+            let stays = is_there(id);
+            if !stays {
+                proposer.parted(&known.voter);
+                state.witnesses.forget(&known.voter);
+            }
+            stays
+        });
+        for worker in workers {
+            let (voter, identity) = (worker.voter(), worker.identity());
+            let known = state.known.get(&voter.id);
+            let same_start = known.is_some_and(|known| known.identity == identity);
+            if same_start && known.is_some_and(|known| known.address == worker.address) {
+                continue;
+            }
+            if !same_start {
+                if let Some(known) = known {
+                    proposer.parted(&known.voter);
+                }
+                proposer.met(voter.clone());
+                state.witnesses.forget(&voter);
+            }
+            let address = worker.address.clone();
+            let known = Known { voter, identity, address, attempts: HashMap::new() };
+            state.known.insert(known.voter.id.clone(), known);
+        }
+        self.shared.peers.keep(workers.iter().map(|worker| worker.address.as_str()));
+    }
+
+    /// Finds out who may vote, and shows it.
+    fn judge(&self, state: &mut State, workers: &[Registered]) {
+        let mut findings = Vec::new();
+        let now = self.shared.now();
+        let mut proposer = self.proposer.lock();
+        let newest = proposer.decided().cloned();
+        for worker in workers {
+            let voter = worker.voter();
+            let soundness = state.witnesses.judge(&worker.witness, newest.as_deref());
+            proposer.trust(&voter, soundness == Soundness::Sound, now);
+            let holds = proposer.knows(&voter).filter(|holds| *holds > Epoch(0));
+            if worker.standing == super::Standing::Member && soundness == Soundness::Sound {
+                state.witnesses.saw(&worker.witness);
+            }
+            findings.push((voter.id, worker.identity(), Findings { soundness, holds }));
+        }
+        drop(proposer);
+        self.shared.change_if(|members| {
+            let found = findings.iter().filter(|(id, identity, f)| members.found(id, identity, *f));
+            found.count() > 0
+        });
+    }
+
+    /// The calls to make now.
     fn due(
         &self,
-        attempts: &mut HashMap<WorkerId, Attempt>,
+        state: &mut State,
+        workers: Vec<Registered>,
         room: usize,
-    ) -> Vec<(WorkerId, Identity, String)> {
-        let (missing, now) = self.shared.read(|members, now| (members.to_confirm(), now));
-        attempts.retain(|id, attempt| attempt.in_flight || missing.iter().any(|m| m.0 == *id));
+    ) -> Vec<(Registered, Kind, Option<Ask>)> {
+        let now = self.shared.now();
+        let proposer = self.proposer.lock();
+        let newest = proposer.decided();
         let mut due = Vec::new();
-        for (id, identity, address) in missing {
-            let seed = attempts.len() as u64;
-            let fresh = || Attempt {
-                identity: identity.clone(),
-                address: address.clone(),
-                backoff: self.retry.start(seed),
-                not_before: now,
-                in_flight: false,
-            };
-            let attempt = attempts.entry(id.clone()).or_insert_with(fresh);
-            if !attempt.in_flight && (attempt.identity != identity || attempt.address != address) {
-                *attempt = fresh();
-            }
-            if !attempt.in_flight && attempt.not_before <= now && due.len() < room {
-                attempt.in_flight = true;
-                due.push((id, identity, address));
+        for worker in workers {
+            let voter = worker.voter();
+            let Some(known) = state.known.get_mut(&voter.id) else { continue };
+            let lost = state.witnesses.judge(&worker.witness, newest.map(Arc::as_ref)) == Soundness::Lost;
+            let recall = !lost && !state.witnesses.has_recalled(&voter);
+            let ask = if lost { None } else { proposer.ask_of(&voter) };
+            for (kind, wanted) in [(Kind::Decide, ask.is_some()), (Kind::Recall, recall), (Kind::Renew, lost)]
+            {
+                if !wanted {
+                    known.attempts.retain(|of, attempt| *of != kind || attempt.in_flight);
+                    continue;
+                }
+                let seed = now.as_nanos() as u64;
+                let fresh = || Attempt { backoff: self.retry.start(seed), not_before: now, in_flight: false };
+                let attempt = known.attempts.entry(kind).or_insert_with(fresh);
+                if !attempt.in_flight && attempt.not_before <= now && due.len() < room {
+                    attempt.in_flight = true;
+                    due.push((worker.clone(), kind, ask.clone()));
+                }
             }
         }
         due
     }
 
     /// The next moment at which something is due. With all calls taken, that is when one of them ends.
-    fn wakes_at(&self, attempts: &HashMap<WorkerId, Attempt>, calls: usize) -> Option<Duration> {
-        let waiting = attempts.values().filter(|attempt| !attempt.in_flight && calls < CALLS_MAX);
-        let forming = self.agreement.lock().as_ref().and_then(Agreement::wakes_at);
-        waiting.map(|attempt| attempt.not_before).chain(forming).min()
+    fn wakes_at(&self, state: &State, calls: usize) -> Option<Duration> {
+        let attempts = state.known.values().flat_map(|known| known.attempts.values());
+        let waiting = attempts.filter(|attempt| !attempt.in_flight && calls < CALLS_MAX);
+        let proposer = self.proposer.lock().wakes_at();
+        waiting.map(|attempt| attempt.not_before).chain(proposer).min()
     }
 
-    fn ask(
-        &self,
-        (worker, identity, address): (WorkerId, Identity, String),
-        config: RingConfig,
-    ) -> impl Future<Output = Answer> + use<> {
+    fn call(&self, worker: Registered, kind: Kind, ask: Option<Ask>) -> impl Future<Output = Answer> + use<> {
         let shared = self.shared.clone();
         async move {
-            let patience = shared.timing.configure_timeout;
-            let call = tokio::time::timeout(patience, configure(&shared, &address, &config));
-            let held = call.await.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
-            Answer { worker, identity, held }
+            let (peers, address, uuid) = (&shared.peers, &worker.address, &worker.witness.uuid);
+            let reply = match kind {
+                Kind::Decide => peers.decide(address, uuid, &ask.unwrap_or_default()).await.map(Reply::State),
+                Kind::Recall => peers.recall(address).await.map(Reply::Memory),
+                Kind::Renew => peers.renew(address, uuid).await.map(Reply::NewUuid),
+            };
+            Answer { worker, kind, reply }
         }
     }
 
-    fn take(&self, answer: Answer, attempts: &mut HashMap<WorkerId, Attempt>) {
-        let Answer { worker, identity, held } = answer;
-        if let Some(attempt) = attempts.get_mut(&worker) {
-            attempt.in_flight = false;
-            attempt.not_before = self.shared.now().saturating_add(attempt.backoff.next_wait());
-        }
-        let held = match held {
-            Ok(held) => held,
-            Err(status) => {
-                // Starting, stopping, or gone: heartbeats and breaker tell of it. Anything else needs a person.
-                if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) {
-                    tracing::debug!(%worker, error = %status, "worker was not configured yet");
-                } else {
-                    tracing::warn!(%worker, error = %status, "worker refused the ring configuration");
-                }
-                return;
-            }
-        };
-        let mut agreement = self.agreement.lock();
-        let Some(agreement) = agreement.as_mut() else { return };
-        // Not counted when someone else has registered under the id meanwhile.
-        let is_current = self.shared.read(|members, _| {
-            members.to_confirm().iter().any(|(id, current, _)| *id == worker && *current == identity)
-        });
-        if !is_current {
+    fn take(&self, answer: Answer, state: &mut State) {
+        let Answer { worker: Registered { witness, address, .. }, kind, reply } = answer;
+        let id = &witness.worker;
+        // Void when the worker has come back since, perhaps with less.
+        let Some(known) = state.known.get_mut(id) else { return };
+        let same_start = known.voter.uuid == witness.uuid
+            && known.identity.boot_generation == witness.boot_generation
+            && known.address == address;
+        if !same_start {
             return;
         }
-        let outcome = agreement.answer(&worker, held, self.shared.now());
-        if outcome == Outcome::Adopted {
-            let adopted = agreement.candidate().clone();
-            tracing::info!(%worker, epoch = adopted.epoch.0, members = adopted.member_list(), "workers hold a later ring");
-            self.shared.change(|members, _, _| members.set_ring(adopted));
+        let now = self.shared.now();
+        if let Some(attempt) = known.attempts.get_mut(&kind) {
+            attempt.in_flight = false;
+            if reply.is_ok() {
+                attempt.backoff.reset();
+            } else {
+                attempt.not_before = now.saturating_add(attempt.backoff.next_wait());
+            }
         }
-        match outcome {
-            Outcome::Confirmed | Outcome::Adopted => {
-                self.shared.change(|members, _, _| members.confirmed(&worker, &identity, true));
+        match reply {
+            Ok(Reply::State(state)) => self.proposer.lock().answered(&known.voter, state, now),
+            Ok(Reply::Memory(memory)) => state.witnesses.recalled(known.voter.clone(), memory),
+            Ok(Reply::NewUuid(uuid)) => {
+                tracing::warn!(worker = %id, was = witness.uuid, uuid, boot_generation = witness.boot_generation,
+                    journal_seq = witness.journal_seq, "worker lost something that it once said; it is another one now");
+                self.shared.change(|members, _, _| members.renewed(id, &known.identity));
             }
-            Outcome::Mismatch(mismatch) => {
-                let changed =
-                    self.shared.change(|members, _, _| members.confirmed(&worker, &identity, false));
-                if changed {
-                    tracing::error!(%worker, error = %mismatch, "a worker holds another ring configuration");
-                }
+            // Starting, stopping, or gone: heartbeats and breaker tell of it. Anything else needs a person.
+            Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
+                tracing::debug!(worker = %id, ?kind, error = %status, "worker did not answer");
             }
-            Outcome::Behind => tracing::info!(%worker, "worker holds an earlier ring configuration still"),
+            Err(status) => tracing::warn!(worker = %id, ?kind, error = %status, "worker refused a call"),
         }
     }
 
-    /// Shows what the agreement has come to.
+    /// Shows what the proposer has come to.
     fn publish(&self) {
-        let mut agreement = self.agreement.lock();
-        let Some(agreement) = agreement.as_mut() else { return };
-        let formation = match agreement.progress(self.shared.now()) {
-            Progress::Forming { confirmed, needed } => Formation::Forming { confirmed, needed },
-            Progress::Refused(mismatch) => Formation::Refused { reason: mismatch.to_string() },
-            Progress::Formed => Formation::Formed,
+        let (in_force, progress) = {
+            let proposer = self.proposer.lock();
+            (proposer.in_force().cloned(), proposer.progress())
         };
-        if formation == Formation::Formed && self.shared.ring.borrow().is_none() {
-            let config = agreement.candidate().clone();
-            match Ring::build(&config.members, config.replicas) {
-                Ok(ring) => {
-                    tracing::info!(
-                        epoch = config.epoch.0,
-                        members = config.member_list(),
-                        "the cluster has formed"
-                    );
-                    super::report_ring(&config, &ring);
-                    self.shared.ring.send_replace(Some(Arc::new(RingView { config, ring })));
-                }
-                // A `RingConfig` has passed the same checks already.
-                Err(error) => tracing::error!(%error, "the agreed configuration makes no ring"),
+        let formation = match &in_force {
+            Some(_) => Formation::Formed,
+            None => {
+                let Progress { confirmed, needed, .. } = progress;
+                Formation::Forming { confirmed, needed }
             }
+        };
+        if let Some(config) = in_force.filter(|config| config.epoch > self.shared.epoch()) {
+            if self.shared.epoch() == Epoch(0) {
+                self.compare_with_settings(&config);
+            }
+            tracing::info!(
+                number = config.epoch.0,
+                members = config.member_list(),
+                "ring configuration in force"
+            );
+            report_ring(&config);
+            self.shared.change(|members, _, _| members.set_ring(config.clone()));
+            self.shared.ring.send_replace(Some(config));
         }
         self.formation.send_if_modified(|shown| {
             let changed = *shown != formation;
@@ -267,23 +345,34 @@ impl Embedded {
             changed
         });
     }
+
+    fn compare_with_settings(&self, config: &RingConfig) {
+        let (held, given) = (described(config), described(&self.bootstrap));
+        if held == given {
+            return;
+        }
+        if config.epoch == self.bootstrap.epoch {
+            tracing::warn!(
+                held,
+                given,
+                "the workers formed this cluster with another list than the settings give; \
+                theirs is used, the list in the settings is for forming only"
+            );
+        } else {
+            tracing::info!(
+                number = config.epoch.0,
+                held,
+                given,
+                "the workers' ring is used; the settings' list formed it"
+            );
+        }
+    }
 }
 
-/// One Configure call on a connection of its own: rare, and not to be mixed with the traffic of clients.
-async fn configure(shared: &Shared, address: &str, config: &RingConfig) -> Result<RingConfig, Status> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| Status::invalid_argument(error.to_string()))?
-        .connect_timeout(shared.timing.configure_timeout);
-    let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let mut client = ReplicaClient::new(channel).max_decoding_message_size(CONFIGURATION_BYTES_MAX);
-    let mut request = Request::new(v1::RingConfiguration::from(config));
-    if let Some(secret) = &shared.secret {
-        let bearer = format!("Bearer {}", secret.expose()).parse();
-        let bearer = bearer.map_err(|_| Status::internal("the cluster secret does not fit a header"))?;
-        request.metadata_mut().insert("authorization", bearer);
+/// Tells what the ring asks of each member.
+fn report_ring(config: &RingConfig) {
+    metrics::RING_EPOCH.gauge(&[]).set(config.epoch.0 as f64);
+    for (member, owned) in config.members.iter().zip(config.ownership()) {
+        metrics::RING_OWNERSHIP.gauge(&[member.id.as_str()]).set(owned.replica_share);
     }
-    let reply = client.configure(request).await?.into_inner();
-    let held = reply.held.ok_or_else(|| Status::data_loss("the worker holds no configuration"))?;
-    held.try_into()
-        .map_err(|error| Status::data_loss(format!("the worker holds an unusable configuration: {error}")))
 }

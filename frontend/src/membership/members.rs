@@ -4,17 +4,21 @@
 //! A worker registers by its first beat on a stream, which gives it a *session*; beats of an older session of the same
 //! worker are refused, so that a half-dead connection cannot overwrite what a newer one said.
 //!
-//! Being registered and being allowed to vote are two things, see [`Standing`]. A worker votes only once it has
-//! confirmed the ring's configuration **over the data that it is known by**: a member that returns with another uuid
-//! has lost its promises, and a replica that forgot its promises breaks the register protocol.
+//! Being registered and being allowed to vote are two things, see [`Standing`]. A worker votes only **over the data
+//! that the configuration names**, once it is known to have lost nothing of it, and knows the configuration itself: a
+//! replica that forgot its promises breaks the register protocol.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tercet_common::detector::{Detector, DetectorConfig, Transition, Verdict};
-use tercet_common::{RingConfig, UnixMillis, WorkerId};
+use tercet_common::ring_proposer::Voter;
+use tercet_common::sync::Witness;
+use tercet_common::{Epoch, RingConfig, UnixMillis, WorkerId};
 
 use super::beat::{Beat, Identity, Report};
+use super::witnesses::Soundness;
 use crate::coordinator::status::Health;
 
 /// The most workers that a frontend keeps track of: the members of the largest ring and as many spares again, thrice.
@@ -25,14 +29,14 @@ pub const WORKERS_MAX: usize = 1_024;
 pub enum Standing {
     /// Not in the configuration: alive, and waiting for a ring change to use it.
     Spare,
-    /// In the configuration, and has not confirmed it yet.
+    /// In the configuration; not known to be sound yet, or does not know the configuration yet.
     Joining,
-    /// In the configuration, and holds it durably: the only standing in which it counts as a replica.
+    /// In the configuration, sound, and knows it durably: the only standing in which it counts as a replica.
     Member,
-    /// In the configuration, and holds a different one.
-    Conflict,
-    /// In the configuration, but over other data than the member that confirmed it. It must not vote.
+    /// The configuration names its id over other data. It must not vote; a ring change may take it in.
     Replaced,
+    /// Its data is older than what it once said. It must not vote, and is told to take another identity.
+    Lost,
 }
 
 /// All workers at one moment, sorted by id: the members of the configuration, seen or not, and the spares.
@@ -52,6 +56,8 @@ pub struct WorkerView {
     pub id: WorkerId,
     pub standing: Standing,
     pub health: Health,
+    /// The number of the newest configuration that it is known to hold; `None` before it said so.
+    pub holds: Option<Epoch>,
     /// How often it came back from the dead.
     pub returns: u32,
     /// What it said last; `None` before it registered.
@@ -104,33 +110,76 @@ pub enum RegisterError {
     OtherWorker,
 }
 
+/// What was found out about a worker in this start of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Findings {
+    pub soundness: Soundness,
+    /// The number of the newest configuration that it knows to be decided.
+    pub holds: Option<Epoch>,
+}
+
 #[derive(Clone, Debug)]
 struct Entry {
     beat: Beat,
     session: Session,
     last_beat: UnixMillis,
-    standing: Standing,
+    findings: Findings,
+    /// Sound, and has known a configuration while that was the newest: a member, as long as it is in the configuration.
+    admitted: bool,
+    /// It was told to take another identity, and did: whoever comes under its id now may.
+    renewed: bool,
+}
+
+impl Entry {
+    fn voter(&self) -> Voter {
+        Voter { id: self.beat.worker.clone(), uuid: self.beat.identity.uuid.clone() }
+    }
+
+    fn witness(&self) -> Witness {
+        let Voter { id: worker, uuid } = self.voter();
+        let (boot_generation, journal_seq) = (self.beat.identity.boot_generation, self.beat.journal_seq);
+        Witness { worker, uuid, boot_generation, journal_seq }
+    }
+}
+
+/// A registered worker, for those who call it.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    pub witness: Witness,
+    pub address: String,
+    pub standing: Standing,
+}
+
+impl Registered {
+    pub fn voter(&self) -> Voter {
+        Voter { id: self.witness.worker.clone(), uuid: self.witness.uuid.clone() }
+    }
+
+    pub fn identity(&self) -> Identity {
+        Identity { uuid: self.witness.uuid.clone(), boot_generation: self.witness.boot_generation }
+    }
 }
 
 /// The registry.
 #[derive(Debug)]
 pub struct Members {
     detector: Detector,
-    ring: RingConfig,
+    /// Whose members are expected.
+    ring: Arc<RingConfig>,
+    /// It is in force; else it is what the settings say.
+    in_force: bool,
     workers: BTreeMap<WorkerId, Entry>,
-    /// The data, by uuid, over which each member confirmed the configuration since this frontend started.
-    bound: BTreeMap<WorkerId, String>,
     sessions: u64,
 }
 
 impl Members {
-    /// `ring` is the configuration whose members are expected.
+    /// `ring` is the configuration whose members are expected until one is in force.
     pub fn new(detector: DetectorConfig, ring: RingConfig) -> Self {
         Self {
             detector: Detector::new(detector),
-            ring,
+            ring: Arc::new(ring),
+            in_force: false,
             workers: BTreeMap::new(),
-            bound: BTreeMap::new(),
             sessions: 0,
         }
     }
@@ -145,11 +194,12 @@ impl Members {
         let id = &beat.worker;
         if let Some(known) = self.workers.get(id) {
             let (holder, claimant) = (&known.beat.identity, &beat.identity);
-            if holder.uuid != claimant.uuid && self.detector.verdict(id, now) != Verdict::Dead {
+            let alive = self.detector.verdict(id, now) != Verdict::Dead && !known.renewed;
+            if holder.uuid != claimant.uuid && alive {
                 let (holder, claimant) = (holder.uuid.clone(), claimant.uuid.clone());
                 return Err(RegisterError::IdInUse { id: id.clone(), holder, claimant });
             }
-            if holder.uuid == claimant.uuid && holder.boot_generation > claimant.boot_generation {
+            if holder.uuid == claimant.uuid && holder.boot_generation > claimant.boot_generation && alive {
                 let (known, claimed) = (holder.boot_generation, claimant.boot_generation);
                 return Err(RegisterError::OutOfDate { id: id.clone(), known, claimed });
             }
@@ -158,9 +208,12 @@ impl Members {
         }
         self.sessions += 1;
         let session = Session(self.sessions);
-        let standing = self.standing_of_newcomer(&beat);
+        // The same start of the same worker over a new connection: what is known of it stays known.
+        let known = self.workers.get(id).filter(|known| known.beat.identity == beat.identity);
+        let (findings, admitted) = known.map(|known| (known.findings, known.admitted)).unwrap_or_default();
         self.detector.heartbeat(id, now, beat.report.database_commits);
-        self.workers.insert(id.clone(), Entry { session, last_beat: wall, standing, beat });
+        let entry = Entry { session, last_beat: wall, findings, admitted, renewed: false, beat };
+        self.workers.insert(entry.beat.worker.clone(), entry);
         Ok(session)
     }
 
@@ -203,48 +256,62 @@ impl Members {
         Ok(())
     }
 
-    fn standing_of_newcomer(&self, beat: &Beat) -> Standing {
-        if self.ring.index_of(&beat.worker).is_none() {
-            return Standing::Spare;
-        }
-        match (self.bound.get(&beat.worker), self.workers.get(&beat.worker)) {
-            (Some(uuid), _) if *uuid != beat.identity.uuid => Standing::Replaced,
-            // The same start of the same worker over a new connection: what it has confirmed stays confirmed.
-            (Some(_), Some(known)) if known.beat.identity == beat.identity => known.standing,
-            _ => Standing::Joining,
+    fn standing(&self, entry: &Entry) -> Standing {
+        let Identity { uuid, .. } = &entry.beat.identity;
+        match (entry.findings.soundness, self.ring.index_of_identity(&entry.beat.worker, uuid)) {
+            (Soundness::Lost, _) => Standing::Lost,
+            (Soundness::Other, _) => Standing::Replaced,
+            (_, Some(_)) if entry.admitted => Standing::Member,
+            (_, Some(_)) => Standing::Joining,
+            (_, None) if self.ring.index_of(&entry.beat.worker).is_some() => Standing::Replaced,
+            (_, None) => Standing::Spare,
         }
     }
 
-    /// Other members are expected from now on; each has to confirm anew.
-    pub fn set_ring(&mut self, ring: RingConfig) {
+    /// Another configuration is in force.
+    pub fn set_ring(&mut self, ring: Arc<RingConfig>) {
         self.ring = ring;
-        self.bound.clear();
-        for (id, entry) in &mut self.workers {
-            let member = self.ring.index_of(id).is_some();
-            entry.standing = if member { Standing::Joining } else { Standing::Spare };
-        }
+        self.in_force = true;
+        self.workers.values_mut().for_each(|entry| Self::admit(&self.ring, entry));
     }
 
-    /// The members that are to be asked whether they hold the configuration.
-    pub fn to_confirm(&self) -> Vec<(WorkerId, Identity, String)> {
-        let asked = |e: &&Entry| matches!(e.standing, Standing::Joining | Standing::Conflict);
-        let entries = self.workers.values().filter(asked);
-        entries.map(|e| (e.beat.worker.clone(), e.beat.identity.clone(), e.beat.address.clone())).collect()
-    }
-
-    /// The member answered. `false` if another identity has registered under its id meanwhile: the answer is void.
-    pub fn confirmed(&mut self, id: &WorkerId, identity: &Identity, holds_ours: bool) -> bool {
-        let Some(entry) = self.workers.get_mut(id).filter(|e| e.beat.identity == *identity) else {
-            return false;
-        };
-        if !matches!(entry.standing, Standing::Joining | Standing::Conflict) {
+    /// Something was found out about a worker in this start of it. `false`: nothing that was not known; or another start
+    /// has registered meanwhile, and the finding is void.
+    pub fn found(&mut self, id: &WorkerId, identity: &Identity, findings: Findings) -> bool {
+        let Some(entry) = self.workers.get_mut(id) else { return false };
+        if entry.beat.identity != *identity || entry.findings == findings {
             return false;
         }
-        entry.standing = if holds_ours { Standing::Member } else { Standing::Conflict };
-        if holds_ours {
-            self.bound.insert(id.clone(), identity.uuid.clone());
+        entry.findings = findings;
+        if findings.soundness != Soundness::Sound {
+            entry.admitted = false;
+        } else if self.in_force {
+            Self::admit(&self.ring, entry);
         }
         true
+    }
+
+    fn admit(ring: &RingConfig, entry: &mut Entry) {
+        let Findings { soundness, holds } = entry.findings;
+        let knows = soundness == Soundness::Sound && holds.is_some_and(|holds| holds >= ring.epoch);
+        entry.admitted |= knows && entry.voter().is_member(ring);
+    }
+
+    /// The worker has taken another identity, and will register under it.
+    pub fn renewed(&mut self, id: &WorkerId, identity: &Identity) {
+        if let Some(entry) = self.workers.get_mut(id).filter(|entry| entry.beat.identity == *identity) {
+            entry.renewed = true;
+        }
+    }
+
+    /// Everyone who can be called.
+    pub fn registered(&self) -> Vec<Registered> {
+        let registered = |entry: &Entry| Registered {
+            witness: entry.witness(),
+            address: entry.beat.address.clone(),
+            standing: self.standing(entry),
+        };
+        self.workers.values().filter(|entry| !entry.renewed).map(registered).collect()
     }
 
     /// Verdicts that changed since the last call.
@@ -256,6 +323,7 @@ impl Members {
         let unseen = self.ring.members.iter().map(|m| &m.id).filter(|id| !self.workers.contains_key(*id));
         let mut workers: Vec<_> = self.workers.keys().chain(unseen).map(|id| self.worker(id, now)).collect();
         workers.sort_by(|a, b| a.id.cmp(&b.id));
+        workers.dedup_by(|a, b| a.id == b.id);
         MembersView { workers }
     }
 
@@ -263,7 +331,8 @@ impl Members {
         let entry = self.workers.get(id);
         WorkerView {
             id: id.clone(),
-            standing: entry.map_or(Standing::Joining, |e| e.standing),
+            standing: entry.map_or(Standing::Joining, |e| self.standing(e)),
+            holds: entry.and_then(|e| e.findings.holds),
             health: self.detector.verdict(id, now).into(),
             returns: self.detector.returns(id),
             seen: entry.map(|e| Seen {
@@ -294,7 +363,7 @@ impl From<Verdict> for Health {
 
 #[cfg(test)]
 mod tests {
-    use tercet_common::{Epoch, Member, REPLICAS};
+    use tercet_common::{Member, REPLICAS};
 
     use super::*;
 
@@ -307,7 +376,7 @@ mod tests {
     }
 
     fn members() -> Members {
-        let ring = ["w1", "w2", "w3"].map(|w| Member { id: id(w), virtual_nodes: 128, zone: String::new() });
+        let ring = ["w1", "w2", "w3"].map(|w| Member::named(id(w), 128, ""));
         let config = RingConfig::new("c", Epoch(1), REPLICAS, ring.to_vec()).unwrap();
         Members::new(DetectorConfig::default(), config)
     }
@@ -336,8 +405,20 @@ mod tests {
             self.register(beat(worker, uuid, generation), s(at), UnixMillis(at as i64 * 1_000))
         }
 
-        fn confirms(&mut self, worker: &str, uuid: &str, boot_generation: u64) -> bool {
-            self.confirmed(&id(worker), &Identity { uuid: uuid.to_owned(), boot_generation }, true)
+        fn finds(&mut self, worker: &str, uuid: &str, boot_generation: u64, soundness: Soundness) -> bool {
+            let identity = Identity { uuid: uuid.to_owned(), boot_generation };
+            let holds = Some(self.ring.epoch);
+            self.found(&id(worker), &identity, Findings { soundness, holds })
+        }
+
+        /// Number `epoch` is in force, of these workers with these data.
+        fn forms(&mut self, epoch: u64, members: &[(&str, &str)]) {
+            let member = |(w, uuid): &(&str, &str)| Member {
+                uuid: (*uuid).to_owned(),
+                ..Member::named(id(w), 128, "")
+            };
+            let members = members.iter().map(member).collect();
+            self.set_ring(Arc::new(RingConfig::new("c", Epoch(epoch), REPLICAS, members).unwrap()));
         }
 
         fn sees(&self, worker: &str, at: u64) -> (Standing, Health) {
@@ -359,7 +440,6 @@ mod tests {
         let mut members = members();
         members.registers("w9", "u9", 1, 0).unwrap();
         assert_eq!(members.sees("w9", 0), (Standing::Spare, Health::Alive));
-        assert_eq!(members.to_confirm(), []);
     }
 
     #[test]
@@ -384,38 +464,81 @@ mod tests {
         assert!(members.registers("w1", "u2", 1, 6).is_ok(), "dead makes room");
     }
 
+    const THREE: [(&str, &str); 3] = [("w1", "u1"), ("w2", "u2"), ("w3", "u3")];
+
+    #[test]
+    fn a_member_is_sound_and_knows_the_configuration() {
+        let mut members = members();
+        members.registers("w1", "u1", 1, 0).unwrap();
+        assert!(members.finds("w1", "u1", 1, Soundness::Sound));
+        assert_eq!(members.sees("w1", 0).0, Standing::Joining, "nothing is in force");
+        members.forms(1, &THREE);
+        assert_eq!(members.sees("w1", 0).0, Standing::Member);
+        members.registers("w2", "u2", 1, 0).unwrap();
+        assert!(members.finds("w2", "u2", 1, Soundness::Open));
+        assert_eq!(members.sees("w2", 0).0, Standing::Joining);
+        members.forms(2, &THREE);
+        assert_eq!(members.sees("w1", 0).0, Standing::Member, "a change of the ring does not interrupt it");
+        assert_eq!(members.view(s(0)).get(&id("w1")).unwrap().holds, Some(Epoch(1)));
+    }
+
     #[test]
     fn a_member_over_other_data_must_not_vote() {
         let mut members = members();
-        members.registers("w1", "u1", 1, 0).unwrap();
-        assert!(members.confirms("w1", "u1", 1));
-        assert_eq!(members.sees("w1", 0).0, Standing::Member);
+        members.forms(1, &THREE);
         members.registers("w1", "u2", 1, 9).unwrap();
+        members.finds("w1", "u2", 1, Soundness::Sound);
         assert_eq!(members.sees("w1", 9).0, Standing::Replaced);
-        assert_eq!(members.to_confirm(), []);
         members.registers("w1", "u1", 2, 30).unwrap();
         assert_eq!(members.sees("w1", 30).0, Standing::Joining, "its own data is welcome again");
     }
 
     #[test]
-    fn an_older_start_of_a_worker_is_out_of_date() {
+    fn a_worker_may_be_a_member_beside_the_data_that_it_had() {
         let mut members = members();
-        members.registers("w1", "u1", 5, 0).unwrap();
-        let error = members.registers("w1", "u1", 4, 60).unwrap_err();
-        assert_eq!(error, RegisterError::OutOfDate { id: id("w1"), known: 5, claimed: 4 });
+        members.registers("w1", "new", 1, 0).unwrap();
+        members.finds("w1", "new", 1, Soundness::Sound);
+        members.forms(1, &[("w1", "new"), ("w1", "old"), ("w2", "u2")]);
+        assert_eq!(members.sees("w1", 0).0, Standing::Member);
+        assert_eq!(members.view(s(0)).workers.len(), 2);
     }
 
     #[test]
-    fn a_reconnect_stays_confirmed_and_a_restart_confirms_again() {
+    fn a_worker_that_lost_something_comes_back_as_another() {
         let mut members = members();
+        members.forms(1, &THREE);
+        members.registers("w1", "u1", 5, 0).unwrap();
+        members.finds("w1", "u1", 5, Soundness::Sound);
+        assert_eq!(members.sees("w1", 0).0, Standing::Member);
+        members.finds("w1", "u1", 5, Soundness::Lost);
+        assert_eq!(members.sees("w1", 0).0, Standing::Lost);
+        members.renewed(&id("w1"), &Identity { uuid: "u1".to_owned(), boot_generation: 5 });
+        assert!(members.registered().is_empty());
+        members.registers("w1", "u9", 5, 1).unwrap();
+        assert_eq!(members.sees("w1", 1).0, Standing::Replaced);
+    }
+
+    #[test]
+    fn an_older_start_of_a_worker_that_lives_is_out_of_date() {
+        let mut members = members();
+        members.registers("w1", "u1", 5, 0).unwrap();
+        let error = members.registers("w1", "u1", 4, 5).unwrap_err();
+        assert_eq!(error, RegisterError::OutOfDate { id: id("w1"), known: 5, claimed: 4 });
+        assert!(members.registers("w1", "u1", 4, 6).is_ok(), "dead, and perhaps restored: others will tell");
+    }
+
+    #[test]
+    fn a_reconnect_stays_a_member_and_a_restart_is_looked_at_again() {
+        let mut members = members();
+        members.forms(1, &THREE);
         members.registers("w1", "u1", 1, 0).unwrap();
-        assert!(members.confirms("w1", "u1", 1));
+        assert!(members.finds("w1", "u1", 1, Soundness::Sound));
         members.registers("w1", "u1", 1, 1).unwrap();
         assert_eq!(members.sees("w1", 1).0, Standing::Member);
         members.registers("w1", "u1", 2, 2).unwrap();
         assert_eq!(members.sees("w1", 2).0, Standing::Joining);
-        assert!(!members.confirms("w1", "u1", 1), "the answer of the life before is void");
-        assert!(members.confirms("w1", "u1", 2));
+        assert!(!members.finds("w1", "u1", 1, Soundness::Sound), "what the life before was is void");
+        assert!(members.finds("w1", "u1", 2, Soundness::Sound));
     }
 
     #[test]
@@ -454,17 +577,5 @@ mod tests {
             members.registers(member, "u", 1, 10).unwrap();
         }
         assert_eq!(members.view(s(10)).workers.len(), WORKERS_MAX);
-    }
-
-    #[test]
-    fn another_ring_makes_members_confirm_again() {
-        let mut members = members();
-        members.registers("w1", "u1", 1, 0).unwrap();
-        members.registers("w4", "u4", 1, 0).unwrap();
-        members.confirms("w1", "u1", 1);
-        let ring = ["w1", "w4"].map(|w| Member { id: id(w), virtual_nodes: 128, zone: String::new() });
-        members.set_ring(RingConfig::new("c", Epoch(2), REPLICAS, ring.to_vec()).unwrap());
-        let asked: Vec<_> = members.to_confirm().into_iter().map(|(id, ..)| id.to_string()).collect();
-        assert_eq!(asked, ["w1", "w4"]);
     }
 }

@@ -2,26 +2,29 @@
 //!
 //! ```text
 //!  worker ──Heartbeat stream──▶ service ──▶ members (registry, failure detector) ──watch──▶ replica links, status
-//!                                              │ who registered
-//!                                              ▼
-//!  worker ◀──────Configure───── embedded ──▶ agreement ──watch──▶ ring ──▶ coordinator
+//!                                              │ who registered      ▲ sound? what does it know?
+//!                                              ▼                     │
+//!  worker ◀──Decide, Recall, Renew── embedded: proposer, witnesses ──┴──watch──▶ ring ──▶ coordinator
+//!  worker ◀──Remember── reminder
 //! ```
 //!
-//! `members`, `agreement` and `beat` are plain rules, tested without sockets. The first configuration comes from the
-//! frontend's settings as epoch 1; the workers keep it, and from then on theirs is the truth.
+//! `members`, `witnesses`, `beat` and the proposer (`tercet_common::ring_proposer`) are plain rules, tested without
+//! sockets. The first configuration comes from the frontend's settings as number 1; the workers keep it, and from then on
+//! theirs is the truth. Nothing is kept here: a frontend that restarts asks each worker once.
 //!
-//! **What is guaranteed.** A ring is shown only once a majority of its members holds it durably, so two frontends never
-//! work with different rings of one epoch. A worker that comes back over other data than it had is not let vote.
-//! **What is not yet:** the ring does not change by itself when a worker dies, and a frontend that restarts does not
-//! remember whose data is whose, so a disk that was lost meanwhile is not recognised.
+//! **What is guaranteed.** No number has two configurations, whoever proposes. A ring is shown only once a majority of its
+//! members knows it durably. A worker that comes back over other data, or over older data than it once had by what
+//! others remember, is not let vote.
 
-pub mod agreement;
 pub mod beat;
 mod embedded;
 pub mod members;
+mod peers;
+mod reminder;
 mod service;
 mod shared;
 mod ticker;
+pub mod witnesses;
 
 #[cfg(test)]
 mod tests;
@@ -34,7 +37,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tercet_common::backoff::BackoffPolicy;
 use tercet_common::detector::{DetectorConfig, DetectorError};
-use tercet_common::{Epoch, Incarnation, Member, REPLICAS, Ring, RingConfig, RingError, metrics};
+use tercet_common::{Epoch, Incarnation, Member, REPLICAS, RingConfig, RingError};
 use tercet_proto::v1::controller_server::ControllerServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -44,6 +47,7 @@ use tonic::transport::server::TcpIncoming;
 
 pub use embedded::Embedded;
 pub use members::{MembersView, Seen, Standing, WorkerView};
+pub use witnesses::Soundness;
 
 use crate::Config;
 use members::Members;
@@ -59,38 +63,34 @@ const CALLS_PER_CONNECTION_MAX: u32 = 8;
 /// How long [`MembershipHandle::shutdown`] waits for streams to end.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A configuration and the placement that follows from it. Replica numbers are indexes into `config.members`.
-#[derive(Debug, PartialEq, Eq)]
-pub struct RingView {
-    pub config: RingConfig,
-    pub ring: Ring,
-}
-
 /// Where the ring configuration lives.
 pub trait Membership: Send + Sync + 'static {
-    /// The configuration as it is decided; `None` before the first.
-    fn load(&self) -> BoxFuture<'_, Result<Option<Arc<RingView>>, MembershipError>>;
+    /// The configuration that is in force; `None` before the first.
+    fn load(&self) -> BoxFuture<'_, Result<Option<Arc<RingConfig>>, MembershipError>>;
 
-    /// Decides `next` if the configuration of epoch `expected` is in force (epoch 0: none is), and returns once it is
-    /// decided. Waits for as long as it takes. When the future is dropped, or ends in an error other than
-    /// [`MembershipError::Stale`] and [`MembershipError::CannotChange`], `next` may be decided later.
+    /// Decides `next` if number `expected` is in force, and returns once it is in force itself. Waits for as long as it
+    /// takes. When the future is dropped, or ends in an error other than [`MembershipError::Stale`], `next` may be
+    /// decided later.
     fn compare_and_swap(
         &self,
         expected: Epoch,
         next: RingConfig,
     ) -> BoxFuture<'_, Result<(), MembershipError>>;
 
-    /// The configuration in force, now and whenever it changes.
-    fn watch(&self) -> watch::Receiver<Option<Arc<RingView>>>;
+    /// The configuration in force, now and whenever it changes. One that is soon followed by another may not be seen.
+    fn watch(&self) -> watch::Receiver<Option<Arc<RingConfig>>>;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MembershipError {
-    #[error("the configuration is at epoch {}, not {}", current.0, expected.0)]
+    /// Also when someone else's configuration was decided instead.
+    #[error("configuration {} is in force or decided, {} was expected", current.0, expected.0)]
     Stale { expected: Epoch, current: Epoch },
-    /// Only the forming of a ring is supported.
-    #[error("this version forms rings and cannot change them")]
-    CannotChange,
+    #[error("configuration {} cannot follow {}", next.0, expected.0)]
+    NotNext { expected: Epoch, next: Epoch },
+    /// The first configuration comes from the settings.
+    #[error("the cluster has not formed yet")]
+    NotFormed,
     #[error("membership has stopped")]
     Stopped,
 }
@@ -98,16 +98,12 @@ pub enum MembershipError {
 /// Whether the cluster can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Formation {
-    /// Not enough members have confirmed yet.
+    /// Not enough of the members are there, or know the configuration yet.
     Forming {
         confirmed: usize,
         needed: usize,
     },
     Formed,
-    /// A member holds another configuration: a person has to look. Ends when the member no longer does.
-    Refused {
-        reason: String,
-    },
 }
 
 /// Why membership could not start.
@@ -132,8 +128,10 @@ pub struct Timing {
     pub first_beat: Duration,
     /// How long a majority of members waits for the others before the cluster forms.
     pub form_grace: Duration,
-    /// The deadline of one Configure call, connection included.
-    pub configure_timeout: Duration,
+    /// The deadline of one call to a worker, connection included.
+    pub call_timeout: Duration,
+    /// How often workers are told what the others have come to.
+    pub remind_interval: Duration,
     /// How often verdicts are looked at.
     pub tick: Duration,
 }
@@ -145,7 +143,8 @@ impl Timing {
             heartbeat_timeout,
             first_beat: Duration::from_secs(5),
             form_grace: Duration::from_secs(1),
-            configure_timeout: Duration::from_secs(3),
+            call_timeout: Duration::from_secs(3),
+            remind_interval: Duration::from_secs(2),
             tick: Duration::from_millis(250),
         }
     }
@@ -170,11 +169,7 @@ pub(crate) async fn start_with(
     incarnation: Incarnation,
     timing: Timing,
 ) -> Result<MembershipHandle, StartError> {
-    let member = |w: &crate::config::RingWorker| Member {
-        id: w.id.clone(),
-        virtual_nodes: w.virtual_nodes,
-        zone: w.zone.clone(),
-    };
+    let member = |w: &crate::config::RingWorker| Member::named(w.id.clone(), w.virtual_nodes, w.zone.clone());
     let members = config.workers.iter().map(member).collect();
     let bootstrap = RingConfig::new(config.cluster_id.clone(), Epoch(1), REPLICAS, members)?;
     // Three beats fit the timeout, as with the defaults of 2 s and 6 s.
@@ -190,12 +185,12 @@ pub(crate) async fn start_with(
     let members = Members::new(detector, bootstrap.clone());
     let (cluster_id, secret) = (config.cluster_id.clone(), config.cluster_secret.clone());
     let shared = Arc::new(Shared::new(cluster_id, secret, incarnation, timing, members));
-    let embedded = Arc::new(Embedded::new(shared.clone(), retry_policy()));
+    let embedded = Arc::new(Embedded::new(shared.clone(), bootstrap, retry_policy()));
     let tasks = TaskTracker::new();
     tasks.spawn(serve(shared.clone(), listener));
     tasks.spawn(ticker::run(shared.clone()));
     tasks.spawn(embedded.clone().tend());
-    tasks.spawn(bootstrap_with(embedded.clone(), bootstrap, shared.stop.clone()));
+    tasks.spawn(reminder::run(shared.clone()));
     tasks.close();
     Ok(MembershipHandle { shared, embedded, local_addr, tasks })
 }
@@ -223,30 +218,14 @@ async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// Proposes the first configuration. That the workers hold a later one already is as good.
-async fn bootstrap_with(
-    embedded: Arc<Embedded>,
-    bootstrap: RingConfig,
-    stop: tokio_util::sync::CancellationToken,
-) {
-    let given = bootstrap.member_list();
-    let decided = stop.run_until_cancelled(embedded.compare_and_swap(Epoch(0), bootstrap)).await;
-    if let Some(Err(error)) = decided {
-        tracing::info!(given, %error, "the workers' configuration is used instead of the given one");
-    }
-}
-
-/// Tells what the ring asks of each member.
-fn report_ring(config: &RingConfig, ring: &Ring) {
-    metrics::RING_EPOCH.gauge(&[]).set(config.epoch.0 as f64);
-    for (member, owned) in config.members.iter().zip(ring.ownership()) {
-        metrics::RING_OWNERSHIP.gauge(&[member.id.as_str()]).set(owned.replica_share);
-    }
-}
-
 impl MembershipHandle {
-    /// The ring; `None` until the cluster has formed.
-    pub fn ring(&self) -> watch::Receiver<Option<Arc<RingView>>> {
+    /// Decides ring changes.
+    pub fn membership(&self) -> Arc<dyn Membership> {
+        self.embedded.clone()
+    }
+
+    /// The configuration in force; `None` until the cluster has formed.
+    pub fn ring(&self) -> watch::Receiver<Option<Arc<RingConfig>>> {
         self.embedded.watch()
     }
 

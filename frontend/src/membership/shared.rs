@@ -4,23 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tercet_common::{Epoch, Incarnation, UnixMillis};
+use tercet_common::{Epoch, Incarnation, RingConfig, UnixMillis};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Timing;
 use super::members::{Members, MembersView};
-use super::{RingView, Timing};
+use super::peers::Peers;
 use crate::config::Secret;
 
-/// What the heartbeat service, the ticker and the forming share.
+/// What the tasks of membership share.
 pub(super) struct Shared {
     pub(super) cluster_id: String,
     pub(super) secret: Option<Secret>,
     pub(super) incarnation: Incarnation,
     pub(super) timing: Timing,
     pub(super) stop: CancellationToken,
-    pub(super) ring: watch::Sender<Option<Arc<RingView>>>,
+    pub(super) peers: Peers,
+    pub(super) ring: watch::Sender<Option<Arc<RingConfig>>>,
     pub(super) view: watch::Sender<Arc<MembersView>>,
     members: Mutex<Members>,
     origin: Instant,
@@ -36,6 +38,7 @@ impl Shared {
     ) -> Self {
         let view = watch::Sender::new(Arc::new(members.view(Duration::ZERO)));
         Self {
+            peers: Peers::new(cluster_id.clone(), secret.clone(), timing.call_timeout),
             cluster_id,
             secret,
             incarnation,
@@ -68,6 +71,14 @@ impl Shared {
         result
     }
 
+    /// Changes the registry, and shows watchers the result if `f` says that there is one.
+    pub(super) fn change_if(&self, f: impl FnOnce(&mut Members) -> bool) {
+        let mut members = self.members.lock();
+        if f(&mut members) {
+            self.view.send_replace(Arc::new(members.view(self.now())));
+        }
+    }
+
     /// Changes what no view shows, such as which verdicts were told.
     pub(super) fn change_unseen<T>(&self, f: impl FnOnce(&mut Members, Duration) -> T) -> T {
         f(&mut self.members.lock(), self.now())
@@ -82,8 +93,8 @@ impl Shared {
         f(&self.members.lock(), self.now())
     }
 
-    /// The epoch that was formed; 0 before.
+    /// The number of the configuration in force; 0 before the first.
     pub(super) fn epoch(&self) -> Epoch {
-        self.ring.borrow().as_ref().map_or(Epoch(0), |ring| ring.config.epoch)
+        self.ring.borrow().as_ref().map_or(Epoch(0), |ring| ring.epoch)
     }
 }

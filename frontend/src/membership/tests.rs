@@ -1,9 +1,12 @@
-//! Membership with real sockets: workers that beat, and that keep configurations as the Replica service says.
+//! Membership with real sockets: workers that beat when the test says so, and that keep the register.
+
+mod real;
 
 use std::net::SocketAddr;
 
 use parking_lot::Mutex;
 use tercet_common::WorkerId;
+use tercet_common::ring_register::{Ask, RegisterState};
 use tercet_proto::v1;
 use tercet_proto::v1::controller_client::ControllerClient;
 use tercet_proto::v1::replica_server::{Replica, ReplicaServer};
@@ -30,10 +33,18 @@ fn config(workers: &[&str]) -> Config {
     config
 }
 
+/// Number `number`, of these workers over the data that they have.
+fn ring(number: u64, workers: &[&str]) -> Arc<RingConfig> {
+    let member = |w: &&str| Member { uuid: format!("uuid-of-{w}"), ..Member::named(id(w), 128, "") };
+    let members = workers.iter().map(member).collect();
+    Arc::new(RingConfig::new("tercet", Epoch(number), REPLICAS, members).unwrap())
+}
+
 fn timing() -> Timing {
     let mut timing = Timing::new(Duration::from_secs(6));
     timing.form_grace = Duration::from_millis(20);
     timing.tick = Duration::from_millis(10);
+    timing.remind_interval = Duration::from_millis(10);
     timing
 }
 
@@ -41,11 +52,19 @@ async fn frontend(workers: &[&str]) -> MembershipHandle {
     start_with(&config(workers), Incarnation(7), timing()).await.unwrap()
 }
 
-/// Keeps the first configuration of an epoch, and the highest epoch, as the Configure RPC is documented.
+/// Keeps the register and what it is told of others, as the Replica service is documented.
 #[derive(Default)]
 struct FakeReplica {
-    held: Mutex<Option<v1::RingConfiguration>>,
+    register: Mutex<RegisterState>,
+    memory: Mutex<v1::SyncMemory>,
+    renewed: Mutex<Option<String>>,
     secret: Option<&'static str>,
+}
+
+impl FakeReplica {
+    fn check(&self, request: &Request<impl Sized>) -> Result<(), Status> {
+        service::check_secret(self.secret.map(Secret::new).as_ref(), request.metadata())
+    }
 }
 
 #[tonic::async_trait]
@@ -59,18 +78,37 @@ impl Replica for FakeReplica {
         Err(Status::unimplemented("no keys here"))
     }
 
-    async fn configure(
+    async fn decide(
         &self,
-        request: Request<v1::RingConfiguration>,
-    ) -> Result<Response<v1::ConfigureReply>, Status> {
-        let secret = self.secret.map(Secret::new);
-        service::check_secret(secret.as_ref(), request.metadata())?;
-        let given = request.into_inner();
-        let mut held = self.held.lock();
-        if held.as_ref().is_none_or(|held| held.epoch < given.epoch) {
-            *held = Some(given);
+        request: Request<v1::DecideRequest>,
+    ) -> Result<Response<v1::DecideReply>, Status> {
+        self.check(&request)?;
+        let ask: Ask = request.into_inner().try_into().unwrap();
+        let mut register = self.register.lock();
+        if let Some(next) = register.step(&ask) {
+            *register = next;
         }
-        Ok(Response::new(v1::ConfigureReply { held: held.clone() }))
+        Ok(Response::new((&*register).into()))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewReply>, Status> {
+        let worker_uuid = format!("not-{}", request.into_inner().worker_uuid);
+        *self.renewed.lock() = Some(worker_uuid.clone());
+        Ok(Response::new(v1::RenewReply { worker_uuid }))
+    }
+
+    async fn remember(&self, request: Request<v1::RememberRequest>) -> Result<Response<v1::Nothing>, Status> {
+        self.check(&request)?;
+        let told = request.into_inner().memory.unwrap().witnesses;
+        let mut memory = self.memory.lock();
+        memory.witnesses.retain(|w| told.iter().all(|t| t.worker != w.worker));
+        memory.witnesses.extend(told);
+        Ok(Response::new(v1::Nothing {}))
+    }
+
+    async fn recall(&self, request: Request<v1::RecallRequest>) -> Result<Response<v1::SyncMemory>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(self.memory.lock().clone()))
     }
 
     async fn scan(&self, _: Request<v1::ScanRequest>) -> Result<Response<v1::ScanReply>, Status> {
@@ -102,12 +140,9 @@ impl Worker {
         Self::start_with(id, FakeReplica::default()).await
     }
 
-    async fn holding(id: &'static str, epoch: u64, members: &[&str]) -> Self {
-        let member = |m: &&str| Member { id: self::id(m), virtual_nodes: 128, zone: String::new() };
-        let members = members.iter().map(member).collect();
-        let config = RingConfig::new("tercet", Epoch(epoch), REPLICAS, members).unwrap();
-        let held = Mutex::new(Some((&config).into()));
-        Self::start_with(id, FakeReplica { held, secret: None }).await
+    async fn holding(id: &'static str, config: &Arc<RingConfig>) -> Self {
+        let register = RegisterState { decided: Some(config.clone()), ..RegisterState::default() };
+        Self::start_with(id, FakeReplica { register: Mutex::new(register), ..FakeReplica::default() }).await
     }
 
     async fn start_with(id: &'static str, replica: FakeReplica) -> Self {
@@ -139,8 +174,9 @@ impl Worker {
         beat_to(frontend, self.message(), None).await.unwrap()
     }
 
-    fn holds_epoch(&self) -> Option<u64> {
-        self.replica.held.lock().as_ref().map(|held| held.epoch)
+    /// The number of the configuration that it knows; 0: none.
+    fn knows(&self) -> u64 {
+        self.replica.register.lock().number().0
     }
 }
 
@@ -175,16 +211,9 @@ async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("must happen")
 }
 
-async fn formed(frontend: &MembershipHandle) -> Arc<RingView> {
+async fn formed(frontend: &MembershipHandle) -> Arc<RingConfig> {
     let mut ring = frontend.ring();
     within(ring.wait_for(Option::is_some)).await.unwrap().clone().unwrap()
-}
-
-async fn refused(frontend: &MembershipHandle) -> String {
-    let mut formation = frontend.formation();
-    let refused = within(formation.wait_for(|f| matches!(f, Formation::Refused { .. }))).await.unwrap();
-    let Formation::Refused { reason } = refused.clone() else { unreachable!() };
-    reason
 }
 
 async fn sees(frontend: &MembershipHandle, what: impl Fn(&MembersView) -> bool) {
@@ -196,7 +225,7 @@ async fn stands(frontend: &MembershipHandle, worker: &str, standing: Standing) {
 }
 
 #[tokio::test]
-async fn registered_members_are_configured_and_form_the_cluster() {
+async fn registered_members_form_the_cluster() {
     let frontend = frontend(&["w1", "w2", "w3"]).await;
     assert!(frontend.ring().borrow().is_none());
     let mut beating = Vec::new();
@@ -204,11 +233,11 @@ async fn registered_members_are_configured_and_form_the_cluster() {
     for worker in &workers {
         beating.push(worker.register(&frontend).await);
     }
-    let view = formed(&frontend).await;
-    assert_eq!((view.config.epoch, view.config.member_list()), (Epoch(1), "w1, w2, w3".to_owned()));
+    let config = formed(&frontend).await;
+    assert_eq!(*config, *ring(1, &["w1", "w2", "w3"]), "with the data that they have");
     for worker in &workers {
         stands(&frontend, worker.id, Standing::Member).await;
-        assert_eq!(worker.holds_epoch(), Some(1));
+        assert_eq!(worker.knows(), 1);
     }
     assert_eq!(beating[0].beat().await.unwrap().epoch, 1);
     assert_eq!(*frontend.formation().borrow(), Formation::Formed);
@@ -233,7 +262,7 @@ async fn a_spare_is_seen_and_left_alone() {
     let _beating = w9.register(&frontend).await;
     let spare = frontend.members_now().get(&id("w9")).unwrap().clone();
     assert_eq!((spare.health, spare.standing), (Health::Alive, Standing::Spare));
-    assert_eq!(w9.holds_epoch(), None);
+    assert_eq!(w9.knows(), 0);
 }
 
 #[tokio::test]
@@ -248,7 +277,8 @@ async fn a_worker_that_moved_is_found_at_its_new_address() {
     let _new = beat_to(&frontend, message, None).await.unwrap();
     sees(&frontend, |v| v.get(&id("w1")).unwrap().address() == Some(&moved.address.to_string())).await;
     stands(&frontend, "w1", Standing::Member).await;
-    assert_eq!(moved.holds_epoch(), Some(1), "the new start was asked again, at its new address");
+    sees(&frontend, |v| v.get(&id("w1")).unwrap().holds == Some(Epoch(1))).await;
+    assert_eq!(moved.knows(), 1, "the new start was asked again, at its new address");
     assert_eq!(old.beat().await.unwrap_err().code(), Code::Aborted);
 }
 
@@ -341,45 +371,108 @@ async fn a_taken_port_is_named() {
 }
 
 #[tokio::test]
-async fn another_list_than_the_workers_hold_is_refused_with_both_named() {
+async fn what_the_workers_formed_is_used_instead_of_another_list() {
     let frontend = frontend(&["w1", "w2", "w3", "w4"]).await;
-    let w1 = Worker::holding("w1", 1, &["w1", "w2", "w3"]).await;
-    let _beating = w1.register(&frontend).await;
-    let reason = refused(&frontend).await;
-    assert!(reason.contains("[w1, w2, w3;") && reason.contains("[w1, w2, w3, w4;"), "{reason}");
-    stands(&frontend, "w1", Standing::Conflict).await;
-    assert!(frontend.ring().borrow().is_none());
+    let theirs = ring(1, &["w1", "w2", "w3"]);
+    let (w1, w2) = (Worker::holding("w1", &theirs).await, Worker::holding("w2", &theirs).await);
+    let w4 = Worker::start("w4").await;
+    let _w4 = w4.register(&frontend).await;
+    let _beating = (w1.register(&frontend).await, w2.register(&frontend).await);
+    assert_eq!(formed(&frontend).await, theirs);
+    stands(&frontend, "w1", Standing::Member).await;
+    stands(&frontend, "w4", Standing::Spare).await;
+    assert_eq!(w4.knows(), 0);
 }
 
 #[tokio::test]
-async fn a_later_configuration_of_the_workers_is_adopted() {
+async fn a_later_configuration_of_the_workers_is_used_and_told_to_its_members() {
     let frontend = frontend(&["w1", "w2", "w3"]).await;
-    let later = ["w1", "w2", "w5"];
-    let (w1, w2) = (Worker::holding("w1", 4, &later).await, Worker::holding("w2", 4, &later).await);
-    let (w3, w5) = (Worker::start("w3").await, Worker::start("w5").await);
+    let later = ring(4, &["w1", "w2", "w5"]);
+    let (w1, w2) = (Worker::holding("w1", &later).await, Worker::holding("w2", &later).await);
+    let earlier = ring(3, &["w1", "w2", "w3"]);
+    let (w3, w5) = (Worker::holding("w3", &earlier).await, Worker::start("w5").await);
     let mut beating = Vec::new();
     for worker in [&w1, &w2, &w3, &w5] {
         beating.push(worker.register(&frontend).await);
     }
-    let view = formed(&frontend).await;
-    assert_eq!((view.config.epoch, view.config.member_list()), (Epoch(4), "w1, w2, w5".to_owned()));
+    assert_eq!(formed(&frontend).await, later);
     stands(&frontend, "w5", Standing::Member).await;
+    sees(&frontend, |v| v.get(&id("w3")).unwrap().holds == Some(Epoch(4))).await;
     stands(&frontend, "w3", Standing::Spare).await;
-    assert_eq!(w5.holds_epoch(), Some(4));
+    assert_eq!((w3.knows(), w5.knows()), (4, 4), "who is no longer a member is told, too");
 }
 
 #[tokio::test]
-async fn compare_and_swap_refuses_what_is_not_so() {
+async fn compare_and_swap_takes_the_next_number_and_refuses_what_is_not_so() {
     let frontend = frontend(&["w1"]).await;
-    let w1 = Worker::start("w1").await;
-    let _beating = w1.register(&frontend).await;
-    let config = formed(&frontend).await.config.clone();
-    let next = RingConfig { epoch: Epoch(2), ..config.clone() };
-    let membership: &dyn Membership = &*frontend.embedded;
-    let stale = MembershipError::Stale { expected: Epoch(0), current: Epoch(1) };
-    assert_eq!(membership.compare_and_swap(Epoch(0), next.clone()).await, Err(stale));
-    assert_eq!(membership.compare_and_swap(Epoch(1), next).await, Err(MembershipError::CannotChange));
-    assert_eq!(membership.load().await.unwrap().unwrap().config, config);
+    let membership = frontend.membership();
+    let next = |number, workers: &[&str]| RingConfig::clone(&ring(number, workers));
+    assert_eq!(membership.compare_and_swap(Epoch(0), next(1, &["w1"])).await, Err(MembershipError::NotFormed));
+    let (w1, w2) = (Worker::start("w1").await, Worker::start("w2").await);
+    let _beating = (w1.register(&frontend).await, w2.register(&frontend).await);
+    formed(&frontend).await;
+    let stale = MembershipError::Stale { expected: Epoch(2), current: Epoch(1) };
+    assert_eq!(membership.compare_and_swap(Epoch(2), next(3, &["w1"])).await, Err(stale));
+    let not_next = MembershipError::NotNext { expected: Epoch(1), next: Epoch(3) };
+    assert_eq!(membership.compare_and_swap(Epoch(1), next(3, &["w1"])).await, Err(not_next));
+    assert_eq!(within(membership.compare_and_swap(Epoch(1), next(2, &["w1", "w2"]))).await, Ok(()));
+    assert_eq!(membership.load().await.unwrap(), Some(ring(2, &["w1", "w2"])));
+    stands(&frontend, "w2", Standing::Member).await;
+    assert_eq!((w1.knows(), w2.knows()), (2, 2));
+}
+
+#[tokio::test]
+async fn members_are_told_of_each_other_and_hold_each_other_to_it() {
+    let workers = ["w1", "w2", "w3"];
+    let mut first = Vec::new();
+    for id in workers {
+        first.push(Worker::start(id).await);
+    }
+    {
+        let frontend = frontend(&workers).await;
+        let mut beating = Vec::new();
+        for worker in &first {
+            beating.push(worker.register(&frontend).await);
+        }
+        formed(&frontend).await;
+        for beating in &mut beating {
+            (beating.message.journal_seq, beating.message.boot_generation) = (50, 1);
+            beating.beat().await.unwrap();
+        }
+        let knows = |worker: &Worker, other: &str| {
+            let memory = worker.replica.memory.lock();
+            memory.witnesses.iter().any(|w| w.worker == other && w.journal_seq == 50)
+        };
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        within(async {
+            while !knows(&first[1], "w1") || !knows(&first[0], "w2") {
+                ticks.tick().await;
+            }
+        })
+        .await;
+    }
+    // Another frontend, that has seen nothing; w1 comes with the disk of the day before, and w3 is dead.
+    let frontend = frontend(&workers).await;
+    let mut message = first[0].message();
+    message.journal_seq = 40;
+    let _old = beat_to(&frontend, message.clone(), None).await.unwrap();
+    let mut w2 = first[1].message();
+    w2.journal_seq = 50;
+    let _w2 = beat_to(&frontend, w2, None).await.unwrap();
+    sees(&frontend, |view| view.get(&id("w1")).unwrap().standing == Standing::Lost).await;
+    within(async {
+        while first[0].replica.renewed.lock().is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(frontend.ring().borrow().is_none(), "w2 alone is no majority");
+    // It comes back as another worker, without waiting for the death of the one that it was.
+    message.worker_uuid = first[0].replica.renewed.lock().clone().unwrap();
+    let _new = beat_to(&frontend, message, None).await;
+    let _w3 = first[2].register(&frontend).await;
+    formed(&frontend).await;
+    stands(&frontend, "w1", Standing::Replaced).await;
 }
 
 #[tokio::test]

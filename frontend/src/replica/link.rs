@@ -180,17 +180,15 @@ impl Link {
     /// Queues a request. [`Link::wake`] must follow once a round of pushes is done.
     pub fn push(&self, id: u64, request: ReplicaRequest) -> Result<(), Full> {
         let weight = request.weight();
-        let mut queue = self.lane(weight).queue.lock();
+        // What heals is never in a hurry, and its replies are large.
+        let bulk = weight > BULK_BYTES || matches!(request, ReplicaRequest::Sync(_));
+        let mut queue = self.lanes[usize::from(bulk)].queue.lock();
         if queue.bytes + weight > QUEUE_BYTES_MAX || queue.requests.len() >= QUEUE_LEN_MAX {
             return Err(Full);
         }
         queue.bytes += weight;
         queue.requests.push((id, request));
         Ok(())
-    }
-
-    fn lane(&self, weight: usize) -> &Lane {
-        &self.lanes[usize::from(weight > BULK_BYTES)]
     }
 
     /// Sends what was pushed.

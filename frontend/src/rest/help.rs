@@ -27,6 +27,7 @@ Tercet: a distributed, fault-tolerant key-value store. Redis clients: port 6379.
   GET    /readyz               every key can be read and written
   GET    /metrics              for Prometheus
   GET    /admin/status         the cluster as JSON
+  POST   /admin/workers/{id}/drain   have a worker hand over what it holds (DELETE: let it stay)
   GET    /problems             the errors, explained
 
   curl -X POST http://127.0.0.1:8080/api/kv/greeting -d 'Hello Distributed World'
@@ -128,7 +129,7 @@ pub(super) async fn method_not_allowed() -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coordinator::status::PartitionStatus;
+    use crate::coordinator::status::{HealingStatus, NextFailure, PartitionStatus, RingStatus};
 
     #[test]
     fn readiness_says_why_not() {
@@ -141,7 +142,10 @@ mod tests {
             expired_keys: 0,
             replicas: 3,
             workers: Vec::new(),
-            partitions: PartitionStatus { total: 1024, owned: 0, under_replicated: 9, unavailable: 0 },
+            partitions: PartitionStatus { total: 1024, under_replicated: 9, ..PartitionStatus::default() },
+            ring: RingStatus::default(),
+            healing: HealingStatus::default(),
+            next_failure: NextFailure::default(),
         };
         assert!(Readiness::of(&status).ready && Readiness::of(&status).reasons.is_empty());
         status.ready = false;

@@ -13,6 +13,7 @@
 //! | `GET /api/kv/worker/{id}` | `{"key":"value",…}`: what the worker itself holds, streamed (`listing`) |
 //! | `GET /healthz`, `/readyz` | the process lives; every partition has a quorum (503 with reasons otherwise) |
 //! | `GET /metrics`, `/admin/status` | for Prometheus; the cluster as JSON |
+//! | `POST`, `DELETE /admin/workers/{id}/drain` | has a worker hand over what it holds; lets it stay after all |
 //! | `GET /`, `/problems`, `/problems/{name}` | what there is; the errors, explained |
 //!
 //! **Keys** are the path behind `/api/kv/`, percent-decoded once to bytes (`path`); slashes belong to the
@@ -140,6 +141,10 @@ fn router(app: Arc<App>) -> Router {
         .route("/readyz", get(help::readyz).route_layer(gated(E::Readyz)))
         .route("/metrics", get(help::metrics).route_layer(gated(E::Metrics)))
         .route("/admin/status", get(help::admin_status).route_layer(gated(E::AdminStatus)))
+        .route(
+            "/admin/workers/{id}/drain",
+            post(workers::drain).delete(workers::stay).route_layer(gated(E::AdminDrain)),
+        )
         .route("/", get(help::index).route_layer(gated(E::Help)))
         .route("/problems", get(help::problems).route_layer(gated(E::Help)))
         .route("/problems/{name}", get(help::problem).route_layer(gated(E::Help)))

@@ -19,13 +19,14 @@ pub(super) enum Endpoint {
     Readyz,
     Metrics,
     AdminStatus,
+    AdminDrain,
     Help,
     /// No such path, or not with this method.
     Unknown,
 }
 
 impl Endpoint {
-    const ALL: [(Self, &'static str); 11] = [
+    const ALL: [(Self, &'static str); 12] = [
         (Self::KvPut, "kv_put"),
         (Self::KvGet, "kv_get"),
         (Self::KvDelete, "kv_delete"),
@@ -35,6 +36,7 @@ impl Endpoint {
         (Self::Readyz, "readyz"),
         (Self::Metrics, "metrics"),
         (Self::AdminStatus, "admin_status"),
+        (Self::AdminDrain, "admin_drain"),
         (Self::Help, "help"),
         (Self::Unknown, "unknown"),
     ];

@@ -5,7 +5,7 @@ use http::{HeaderValue, StatusCode, Uri, header};
 use problem_details::ProblemDetails;
 
 use super::observe::Outcome;
-use crate::coordinator::{OpError, WorkerReadError};
+use crate::coordinator::{DrainError, OpError, WorkerReadError};
 
 /// What a client may wait before it tries again after a refusal for load, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -266,6 +266,16 @@ impl From<WorkerReadError> for Problem {
             }
             WorkerReadError::Failed(..) => Self::new(Kind::WorkerFailed, error.to_string()),
         }
+    }
+}
+
+impl From<DrainError> for Problem {
+    fn from(error: DrainError) -> Self {
+        let kind = match &error {
+            DrainError::Unknown(_) => Kind::WorkerNotFound,
+            DrainError::Undecided(_) => Kind::Uncertain,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 

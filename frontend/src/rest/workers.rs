@@ -1,17 +1,39 @@
-//! `/api/kv/workers`: the active workers.
+//! The workers: `/api/kv/workers` lists the active ones, `/admin/workers/{id}/drain` empties one.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
 use serde::ser::{Serialize, Serializer};
 
 use super::App;
+use super::kv::TEXT;
+use super::problem::Problem;
 use crate::coordinator::status::{ClusterStatus, Health, WorkerStatus};
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> Response {
     Json(Active(app.coordinator.status())).into_response()
+}
+
+/// Has a worker hand over all that it holds.
+pub(super) async fn drain(state: State<Arc<App>>, id: Path<String>) -> Result<Response, Problem> {
+    let text = "It hands over what it holds; GET /admin/status shows how far it is.\n";
+    mark(state, id, true).await.map(|()| answer(text))
+}
+
+/// Lets it stay after all.
+pub(super) async fn stay(state: State<Arc<App>>, id: Path<String>) -> Result<Response, Problem> {
+    mark(state, id, false).await.map(|()| answer("It stays, and gets its share of the ring again.\n"))
+}
+
+fn answer(text: &'static str) -> Response {
+    (StatusCode::ACCEPTED, [(header::CONTENT_TYPE, TEXT)], text).into_response()
+}
+
+async fn mark(State(app): State<Arc<App>>, Path(id): Path<String>, leaving: bool) -> Result<(), Problem> {
+    Ok(app.coordinator.drain(&id, leaving).await?)
 }
 
 /// An object from worker id to [`Entry`], in the order of the status.

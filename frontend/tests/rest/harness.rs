@@ -16,9 +16,10 @@ use parking_lot::Mutex;
 use tercet_common::WorkerId;
 use tercet_frontend::config::Config;
 use tercet_frontend::coordinator::memory::MemoryEngine;
-use tercet_frontend::coordinator::status::{Breaker, ClusterStatus, Health, WorkerStatus};
+use tercet_frontend::coordinator::status::{Breaker, ClusterStatus, Health, Role, WorkerStatus};
 use tercet_frontend::coordinator::{
-    Coordinator, Engine, KeyCount, Op, OpError, ScanFilter, ScanPage, ScanPosition, WorkerReadError,
+    Coordinator, DrainError, Engine, KeyCount, Op, OpError, ScanFilter, ScanPage, ScanPosition,
+    WorkerReadError,
 };
 use tercet_frontend::rest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -73,6 +74,10 @@ impl Engine for TestEngine {
         Box::pin(async move { Err(error) })
     }
 
+    fn drain(&self, worker: &str, leaving: bool) -> BoxFuture<'static, Result<(), DrainError>> {
+        self.memory.drain(worker, leaving)
+    }
+
     fn status(&self) -> ClusterStatus {
         self.status.lock().clone()
     }
@@ -102,6 +107,7 @@ pub(crate) fn worker(
         disk_free_bytes: None,
         keys: None,
         version: None,
+        role: Role::Member,
         partitions: 0,
         primary_partitions: 0,
     }

@@ -26,7 +26,10 @@ impl Outcome {
 
     fn of(reply: &ReplicaReply) -> Self {
         match reply {
-            ReplicaReply::Prepared { .. } | ReplicaReply::Stored | ReplicaReply::Version(_) => Self::Ok,
+            ReplicaReply::Prepared { .. }
+            | ReplicaReply::Stored
+            | ReplicaReply::Version(_)
+            | ReplicaReply::Synced(_) => Self::Ok,
             ReplicaReply::Refused(_) => Self::Refused,
             ReplicaReply::Unknown => Self::Unknown,
         }
@@ -35,8 +38,8 @@ impl Outcome {
 
 pub(super) struct EngineMetrics {
     /// By [`Op`] and [`Outcome`].
-    requests: [[Counter; 3]; 6],
-    request_seconds: [Histogram; 6],
+    requests: [[Counter; 3]; Op::ALL.len()],
+    request_seconds: [Histogram; Op::ALL.len()],
     queued_writes: Gauge,
     queued_reads: Gauge,
     cache_hits: Counter,
@@ -67,7 +70,7 @@ impl EngineMetrics {
     pub(super) fn answered(&self, answers: &[Answer], now_us: u64) {
         let alike =
             |a: &Answer, b: &Answer| (a.ticket.op, a.ticket.arrived_us) == (b.ticket.op, b.ticket.arrived_us);
-        let mut counts = [[0_u64; 3]; 6];
+        let mut counts = [[0_u64; 3]; Op::ALL.len()];
         for run in answers.chunk_by(alike) {
             let op = run[0].ticket.op as usize;
             for answer in run {

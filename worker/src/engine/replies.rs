@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use parking_lot::Mutex;
-use tercet_common::ReplicaReply;
+use tercet_common::{ReplicaReply, Row, SyncReply};
 use tercet_proto::convert::reply_to_wire;
 use tercet_proto::{BATCH_BYTES_TARGET, BATCH_LEN_MAX, v1};
 use tokio::sync::Notify;
@@ -18,6 +18,8 @@ const BACKLOG_LEN_MAX: usize = UNANSWERED_MAX;
 const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What a reply without a row counts for.
 const REPLY_WEIGHT: usize = 64;
+/// What an entry of a digest, a journal or a memory counts for.
+const ENTRY_WEIGHT: usize = 64;
 
 #[derive(Default)]
 struct State {
@@ -119,8 +121,19 @@ impl ReplyQueue {
 
 fn weight(reply: &ReplicaReply) -> usize {
     match reply {
-        ReplicaReply::Version(held) => REPLY_WEIGHT + held.row.as_ref().map_or(0, |row| row.weight()),
+        ReplicaReply::Version(held) => REPLY_WEIGHT + held.row.as_ref().map_or(0, Row::weight),
+        ReplicaReply::Synced(reply) => REPLY_WEIGHT + sync_weight(reply),
         _ => REPLY_WEIGHT,
+    }
+}
+
+fn sync_weight(reply: &SyncReply) -> usize {
+    match reply {
+        SyncReply::Digested(digest) => digest.entries.len() * ENTRY_WEIGHT,
+        SyncReply::Rows(rows) => rows.iter().map(|row| row.as_ref().map_or(1, Row::weight)).sum(),
+        SyncReply::Changed(changes) => (changes.entries.len() + changes.flushed.len()) * ENTRY_WEIGHT,
+        SyncReply::Remembered(memory) => (memory.positions.len() + memory.witnesses.len()) * 2 * ENTRY_WEIGHT,
+        SyncReply::Summed(_) | SyncReply::Done => 0,
     }
 }
 
@@ -128,7 +141,7 @@ fn weight(reply: &ReplicaReply) -> usize {
 mod tests {
     use futures_util::FutureExt;
     use tercet_common::message::Held;
-    use tercet_common::{Content, Key, Promise, Row, VectorClock};
+    use tercet_common::{Content, Key, Promise, VectorClock};
 
     use super::*;
 

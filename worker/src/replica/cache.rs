@@ -4,7 +4,7 @@
 use bytes::BytesMut;
 use hashbrown::DefaultHashBuilder;
 use hashlink::LruCache;
-use tercet_common::{Content, Key, Row};
+use tercet_common::{Content, Key, PartitionId, Row};
 
 use super::Slot;
 
@@ -57,6 +57,15 @@ impl RowCache {
     pub(super) fn remove(&mut self, slot: &Slot) {
         if let Some(row) = self.rows.remove(slot) {
             self.bytes -= weight(&row);
+        }
+    }
+
+    /// Looks at every entry; for what is rare.
+    pub(super) fn remove_partition(&mut self, partition: PartitionId) {
+        let slots = self.rows.iter().map(|(slot, _)| *slot);
+        let slots: Vec<_> = slots.filter(|slot| slot.partition == partition).collect();
+        for slot in slots {
+            self.remove(&slot);
         }
     }
 

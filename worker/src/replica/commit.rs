@@ -1,6 +1,6 @@
 //! Writes: put, replicate and flush, from their checks to the outcome of their commit.
 
-use tercet_common::{Ballot, PartitionId, Promise, Refusal, ReplicaReply, Row, VectorClock};
+use tercet_common::{Ballot, Epoch, PartitionId, Promise, Refusal, ReplicaReply, Row, VectorClock};
 
 use super::cache::detached;
 use super::reads::Asker;
@@ -16,6 +16,14 @@ pub struct CommitId(u64);
 pub(super) struct InFlight {
     taken: Taken,
     promises: Vec<(PartitionId, Promise)>,
+    /// How many changes had ended when it started.
+    changes_ended: u64,
+}
+
+/// What becomes of a write at or below the floor.
+pub(super) enum Floor {
+    Write,
+    Answer(ReplicaReply),
 }
 
 /// What a flush counts for in the queue's bytes.
@@ -42,23 +50,51 @@ impl Replica {
         let weight = row.weight();
         self.check_room(weight)?;
         let partition = self.partition(slot);
-        if row.ballot <= partition.flush {
-            let reply = settled(row.ballot, partition.flush);
-            self.answer(ticket, reply);
+        if partition.hides(slot.hash, row.ballot) {
+            // What is stored is shown. The copy brings it, if it is to be there.
+            return Err(Refusal::Unavailable);
+        }
+        let flush = partition.flush();
+        if row.ballot <= flush {
+            self.answer(ticket, settled(row.ballot, flush));
             return Ok(());
         }
-        let below_floor = row.ballot <= partition.floor;
-        let known = if below_floor { self.cache.peek(&slot).map(Option::is_some) } else { Some(true) };
-        if known == Some(false) {
-            return Err(Refusal::Floor { floor: partition.floor });
+        let mut known = true;
+        if row.ballot <= partition.floor {
+            let stored = self.cache.peek(&slot);
+            known = stored.is_some();
+            if let Some(stored) = stored
+                && let Floor::Answer(reply) = self.check_floor(slot, &row, stored.as_ref())
+            {
+                self.answer(ticket, reply);
+                return Ok(());
+            }
         }
         let writer = self.accept(ticket, slot.partition, row.ballot, promise, weight);
-        if known.is_none() {
-            self.reads.push(slot, Asker::FloorCheck { writer, row });
-        } else {
+        if known {
             self.queue_write(slot, row, writer);
+        } else {
+            self.reads.push(slot, Asker::FloorCheck { writer, row });
         }
         Ok(())
+    }
+
+    /// Judges a write at or below the floor by the row that is stored.
+    ///
+    /// One that is there already is answered at once: in the queue, a collection could delete what is stored before
+    /// its turn, and the write would come as new. Above what is stored it may be queued, since a collection deletes
+    /// exact ballots that no replica has gone beyond.
+    pub(super) fn check_floor(&self, slot: Slot, put: &Row, stored: Option<&Row>) -> Floor {
+        match stored {
+            None => {
+                let floor = self.partition(slot).floor;
+                Floor::Answer(ReplicaReply::Refused(Refusal::Floor { floor }))
+            }
+            Some(stored) if stored.key == put.key && stored.ballot >= put.ballot => {
+                Floor::Answer(settled(put.ballot, stored.ballot))
+            }
+            Some(_) => Floor::Write,
+        }
     }
 
     pub(super) fn flush(
@@ -67,15 +103,25 @@ impl Replica {
         id: PartitionId,
         ballot: Ballot,
         clock: VectorClock,
-        chosen: bool,
+        chosen: Option<Epoch>,
     ) -> Result<(), Refusal> {
         // One that a quorum holds cannot be refused any more, whoever owns the partition now.
-        let promise = if chosen { fence(ballot.epoch) } else { ballot.promise() };
-        if !chosen {
+        let promise = chosen.map_or(ballot.promise(), fence);
+        if chosen.is_some_and(|epoch| ballot.epoch > epoch) {
+            return Err(Refusal::Invalid);
+        }
+        if chosen.is_none() {
             self.check_promise(id, promise)?;
         }
         self.check_room(FLUSH_WEIGHT)?;
-        let held = self.partitions[id.index()].flush;
+        let partition = &self.partitions[id.index()];
+        if partition.hides_flush(ballot) {
+            return Err(Refusal::Unavailable);
+        }
+        if partition.beginning > 0 {
+            return Err(Refusal::Busy);
+        }
+        let held = partition.flush();
         if ballot <= held {
             self.answer(ticket, settled(ballot, held));
             return Ok(());
@@ -152,12 +198,13 @@ impl Replica {
             rows: taken.keys.iter().map(|write| write.row.clone()).collect(),
         };
         let id = CommitId(self.next_id());
-        self.commits.insert(id, InFlight { taken, promises });
+        let changes_ended = self.changes_ended;
+        self.commits.insert(id, InFlight { taken, promises, changes_ended });
         Some((id, batch))
     }
 
     pub fn on_commit(&mut self, id: CommitId, outcome: CommitOutcome) {
-        let Some(InFlight { taken, promises }) = self.commits.remove(&id) else { return };
+        let Some(InFlight { taken, promises, changes_ended }) = self.commits.remove(&id) else { return };
         for partition in taken.partitions() {
             self.partition_mut(partition).commits_ended += 1;
         }
@@ -171,7 +218,8 @@ impl Replica {
                 }
                 taken.flushes.into_iter().for_each(|flush| self.flush_committed(flush));
                 for (write, outcome) in taken.keys.into_iter().zip(rows) {
-                    self.row_committed(write, outcome);
+                    let raced = self.partition(write.slot).changed_at > changes_ended;
+                    self.row_committed(write, outcome, raced);
                 }
             }
             CommitOutcome::Aborted(error) => {
@@ -200,7 +248,9 @@ impl Replica {
 
     fn flush_committed(&mut self, flush: FlushWrite) {
         let partition = self.partition_mut(flush.partition);
-        partition.flush = partition.flush.max(flush.ballot);
+        if flush.ballot > partition.flush {
+            (partition.flush, partition.flush_clock) = (flush.ballot, flush.clock.clone());
+        }
         partition.learn(flush.ballot, &flush.clock);
         let winner = partition.flush;
         for writer in flush.writers {
@@ -208,11 +258,12 @@ impl Replica {
         }
     }
 
-    fn row_committed(&mut self, KeyWrite { slot, row, writers }: KeyWrite, outcome: RowOutcome) {
+    /// With `raced`, a change of the partition ended meanwhile, perhaps of this very key and after this commit.
+    fn row_committed(&mut self, KeyWrite { slot, row, writers }: KeyWrite, outcome: RowOutcome, raced: bool) {
         let winner = match outcome {
             RowOutcome::Stored => {
                 self.partition_mut(slot.partition).learn(row.ballot, &row.clock);
-                if self.is_open() {
+                if self.is_open() && !raced {
                     self.cache.insert(slot, Some(detached(&row)));
                 }
                 Some(row.ballot)
@@ -220,7 +271,7 @@ impl Replica {
             RowOutcome::Superseded { ballot } => Some(ballot),
             RowOutcome::KeyCollision => None,
         };
-        if winner != Some(row.ballot) {
+        if raced || winner != Some(row.ballot) {
             // Rare, and cheaper than to reason about whether the cache knows what the database has.
             self.cache.remove(&slot);
         }

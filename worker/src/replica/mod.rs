@@ -6,7 +6,9 @@
 //! ```text
 //!   submit ──▶ ┌─────────┐ ──▶ next_commit    ─▶ database ─▶ on_commit
 //!              │ Replica │ ──▶ next_read      ─▶ database ─▶ on_read
-//!   answers ◀─ └─────────┘ ──▶ next_promises  ─▶ database ─▶ on_promises
+//!   answers ◀─ │         │ ──▶ next_promises  ─▶ database ─▶ on_promises
+//!              │         │ ──▶ next_scan      ─▶ database ─▶ on_scan
+//!              └─────────┘ ──▶ next_change    ─▶ database ─▶ on_change
 //! ```
 //!
 //! The golden rule: *refused* means not applied, and never will be; *stored* means durable; everything else is
@@ -17,6 +19,9 @@
 //!   it has ended; otherwise a write that passed its check would commit behind it.
 //! - A write raises the promise to its own term, in the same transaction.
 //! - The cache changes only after COMMIT, and a read fills it only if no commit ended in its partition meanwhile.
+//! - What concerns a partition is answered only in the epoch that the held configuration gives it, and holding one binds
+//!   like a promise of that epoch.
+//! - A newcomer shows nothing of its own from before its epoch until the copy has passed it.
 //! - A commit without an outcome closes the replica: nothing is answered until the store was opened again, which
 //!   ends whatever was still under way.
 //!
@@ -25,32 +30,44 @@
 
 mod barrier;
 mod cache;
+mod change;
 mod commit;
+mod copying;
+mod errand;
+mod membership;
 mod partition;
 mod promise;
 mod read;
 mod reads;
+mod scan;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod writes;
 
 use hashbrown::HashMap;
-use tercet_common::{
-    Ballot, Epoch, Key, KeyHash, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest,
-};
+use tercet_common::{Ballot, Epoch, KeyHash, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest};
 
 use self::cache::RowCache;
+pub use self::change::ChangeId;
+use self::change::{ChangeQueue, Changing};
 pub use self::commit::CommitId;
+use self::errand::{Errand, Errands};
+pub use self::membership::{Membership, Place, Role};
 use self::partition::Partition;
 pub use self::read::ReadId;
 use self::reads::{LookUp, ReadQueue};
+pub use self::scan::{ScanId, ScanJob, ScanResult};
+use self::scan::{ScanQueue, Scanning};
+pub use self::summary::SummaryFold;
 use self::writes::{WriteQueue, Writer};
 use crate::store::PartitionRecord;
 
 /// Bounds of a replica.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Writes that are accepted and not ended: number and bytes. One write alone may be larger.
+    /// Writes that are accepted and not ended: number and bytes. One write alone may be larger. The same again of sync
+    /// requests.
     pub queue_len_max: usize,
     pub queue_bytes_max: usize,
     pub cache_bytes: usize,
@@ -69,11 +86,12 @@ pub enum Op {
     Prepare,
     Replicate,
     Flush,
+    Sync,
 }
 
 impl Op {
-    pub const ALL: [Self; 6] =
-        [Self::Put, Self::Get, Self::GetForWrite, Self::Prepare, Self::Replicate, Self::Flush];
+    pub const ALL: [Self; 7] =
+        [Self::Put, Self::Get, Self::GetForWrite, Self::Prepare, Self::Replicate, Self::Flush, Self::Sync];
 
     fn of(request: &ReplicaRequest) -> Self {
         match request {
@@ -83,6 +101,7 @@ impl Op {
             ReplicaRequest::Prepare { .. } => Self::Prepare,
             ReplicaRequest::Replicate { .. } => Self::Replicate,
             ReplicaRequest::Flush { .. } => Self::Flush,
+            ReplicaRequest::Sync(_) => Self::Sync,
         }
     }
 
@@ -94,6 +113,7 @@ impl Op {
             Self::Prepare => "prepare",
             Self::Replicate => "replicate",
             Self::Flush => "flush",
+            Self::Sync => "sync",
         }
     }
 }
@@ -112,20 +132,35 @@ pub struct Ticket {
 #[derive(Debug)]
 pub struct Arrival {
     ticket: Ticket,
+    /// The partition that it concerns, and the epoch in which it speaks.
+    scope: Option<(PartitionId, Epoch)>,
     slot: Slot,
-    request: ReplicaRequest,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    /// Any but a sync request.
+    Request(ReplicaRequest),
+    /// What is checked of it without any state.
+    Sync(Result<Errand, Refusal>),
 }
 
 impl Arrival {
     pub fn new(caller: u64, id: u64, arrived_us: u64, request: ReplicaRequest) -> Self {
-        let slot = match &request {
-            ReplicaRequest::Put { row } | ReplicaRequest::Replicate { row, .. } => Slot::of(&row.key),
-            ReplicaRequest::Get { key, .. } | ReplicaRequest::GetForWrite { key, .. } => Slot::of(key),
-            ReplicaRequest::Prepare { partition, .. } | ReplicaRequest::Flush { partition, .. } => {
-                Slot { partition: *partition, hash: KeyHash([0; 16]) }
-            }
+        let ticket = Ticket { caller, id, op: Op::of(&request), arrived_us };
+        let scope = request.scope();
+        let hash = match &request {
+            ReplicaRequest::Put { row } | ReplicaRequest::Replicate { row, .. } => row.key.hash(),
+            ReplicaRequest::Get { key, .. } | ReplicaRequest::GetForWrite { key, .. } => key.hash(),
+            _ => KeyHash([0; 16]),
         };
-        Self { ticket: Ticket { caller, id, op: Op::of(&request), arrived_us }, slot, request }
+        let partition = scope.map_or(PartitionId::MIN, |(partition, _)| partition);
+        let body = match request {
+            ReplicaRequest::Sync(request) => Body::Sync(Errand::parse(*request)),
+            request => Body::Request(request),
+        };
+        Self { ticket, scope, slot: Slot { partition, hash }, body }
     }
 }
 
@@ -142,23 +177,10 @@ struct Slot {
     hash: KeyHash,
 }
 
+#[cfg(test)]
 impl Slot {
-    fn of(key: &Key) -> Self {
+    fn of(key: &tercet_common::Key) -> Self {
         Self { partition: key.partition(), hash: key.hash() }
-    }
-}
-
-/// Which partitions this worker is a replica of. Before the first configuration: all.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Membership(Option<Box<[bool]>>);
-
-impl Membership {
-    pub fn from_fn(is_member: impl Fn(PartitionId) -> bool) -> Self {
-        Self(Some(PartitionId::all().map(is_member).collect()))
-    }
-
-    pub fn contains(&self, partition: PartitionId) -> bool {
-        self.0.as_ref().is_none_or(|members| members[partition.index()])
     }
 }
 
@@ -168,6 +190,8 @@ pub struct Work {
     pub commit: bool,
     pub read: bool,
     pub promises: bool,
+    pub scan: bool,
+    pub change: bool,
     /// The store is lost: open it again once every call has ended.
     pub reopen: bool,
 }
@@ -177,6 +201,8 @@ pub struct Work {
 pub struct Stats {
     pub waiting_writes: usize,
     pub waiting_reads: usize,
+    /// Sync requests that are accepted and not ended.
+    pub errands: usize,
     pub cache_hits: u64,
     pub cache_misses: u64,
     pub cache_bytes: usize,
@@ -204,11 +230,17 @@ pub struct Replica {
     commits: HashMap<CommitId, commit::InFlight>,
     reads: ReadQueue,
     looking_up: HashMap<ReadId, Vec<LookUp>>,
+    errands: Errands,
+    scans: ScanQueue,
+    scanning: HashMap<ScanId, Scanning>,
+    changes: ChangeQueue,
+    changing: HashMap<ChangeId, Changing>,
+    changes_ended: u64,
     /// Partitions whose promise is above the durable one and waited for.
     unkept: Vec<PartitionId>,
     /// The promises being persisted, one call at a time.
     keeping: Option<Vec<(PartitionId, Promise)>>,
-    /// Prepares, and reads that had to prepare, that are not answered.
+    /// Prepares, and all that waits like one.
     waiting_promises: usize,
     cache: RowCache,
     cache_hits: u64,
@@ -230,6 +262,12 @@ impl Replica {
             commits: HashMap::new(),
             reads: ReadQueue::default(),
             looking_up: HashMap::new(),
+            errands: Errands::default(),
+            scans: ScanQueue::default(),
+            scanning: HashMap::new(),
+            changes: ChangeQueue::default(),
+            changing: HashMap::new(),
+            changes_ended: 0,
             unkept: Vec::new(),
             keeping: None,
             waiting_promises: 0,
@@ -245,6 +283,7 @@ impl Replica {
     /// A promise in memory is joined with the loaded one, never lowered.
     pub fn open(&mut self, loaded: Vec<PartitionRecord>) {
         debug_assert!(self.commits.is_empty() && self.looking_up.is_empty() && self.keeping.is_none());
+        debug_assert!(self.scanning.is_empty() && self.changing.is_empty() && self.errands.len() == 0);
         debug_assert!(self.partitions.iter().all(|p| p.barrier.is_idle() && p.waiting.is_empty()));
         debug_assert_eq!(loaded.len(), self.partitions.len());
         for (partition, record) in self.partitions.iter_mut().zip(loaded) {
@@ -277,13 +316,26 @@ impl Replica {
     fn refuse_all_waiting(&mut self) {
         self.refuse_waiting_promises();
         self.refuse_waiting_writes();
+        self.refuse_waiting_changes();
+        self.refuse_waiting_scans();
         for asker in self.reads.drain() {
             self.refuse_asker(asker, Refusal::Unavailable);
         }
     }
 
+    /// Holds a configuration, unless a later one is held. Its epochs bind at once; the first request of each makes
+    /// it durable.
     pub fn set_membership(&mut self, membership: Membership) {
+        if membership.number() < self.membership.number() {
+            return;
+        }
         self.membership = membership;
+        for id in PartitionId::all() {
+            if let Some(place) = self.membership.place(id) {
+                self.partition_mut(id).hold(place);
+                self.refuse_older_epochs(id);
+            }
+        }
     }
 
     /// What became of a probing commit. A success ends read-only.
@@ -302,6 +354,8 @@ impl Replica {
             commit: open && self.writes.is_ready(),
             read: open && self.reads.len() > 0,
             promises: open && self.keeping.is_none() && !self.unkept.is_empty(),
+            scan: open && self.scans.is_ready(),
+            change: open && self.changes.is_ready(),
             reopen: self.phase == Phase::Lost,
         }
     }
@@ -310,6 +364,7 @@ impl Replica {
         Stats {
             waiting_writes: self.writes.len(),
             waiting_reads: self.reads.len(),
+            errands: self.errands.len(),
             cache_hits: self.cache_hits,
             cache_misses: self.cache_misses,
             cache_bytes: self.cache.bytes(),
@@ -327,32 +382,46 @@ impl Replica {
     }
 
     /// `Err` is the answer; after `Ok` it is given or will be.
-    fn admit(&mut self, Arrival { ticket, slot, request }: Arrival) -> Result<(), Refusal> {
+    fn admit(&mut self, Arrival { ticket, scope, slot, body }: Arrival) -> Result<(), Refusal> {
         if !self.is_open() {
             return Err(Refusal::Unavailable);
         }
-        if !self.membership.contains(slot.partition) {
-            return Err(Refusal::NotMember);
+        if let Some((id, epoch)) = scope {
+            self.check_epoch(id, epoch)?;
         }
-        let current = self.partition(slot).promise.epoch;
-        if request.epoch() < current {
-            return Err(Refusal::Epoch { current });
-        }
+        let request = match body {
+            Body::Sync(errand) => return self.errand(ticket, errand?),
+            Body::Request(request) => request,
+        };
         match request {
             ReplicaRequest::Prepare { promise, .. } => self.prepare(ticket, slot.partition, promise),
             ReplicaRequest::GetForWrite { promise, key } => self.get_for_write(ticket, slot, promise, key),
             ReplicaRequest::Get { epoch, key, digest } => self.get(ticket, slot, epoch, key, digest),
             ReplicaRequest::Put { row } => self.put(ticket, slot, row),
+            ReplicaRequest::Replicate { row, epoch, .. } if row.ballot.epoch > epoch => Err(Refusal::Invalid),
             ReplicaRequest::Replicate { row, chosen: true, epoch } => {
-                if row.ballot.epoch > epoch {
-                    return Err(Refusal::Invalid);
-                }
                 self.write(ticket, slot, row, fence(epoch))
             }
             ReplicaRequest::Replicate { row, chosen: false, .. } => self.put(ticket, slot, row),
             ReplicaRequest::Flush { ballot, clock, chosen, .. } => {
                 self.flush(ticket, slot.partition, ballot, clock, chosen)
             }
+            // Became an errand on its arrival.
+            ReplicaRequest::Sync(_) => Err(Refusal::Invalid),
+        }
+    }
+
+    /// Whether this is the epoch of the partition, and the worker one of its replicas in it.
+    fn check_epoch(&self, id: PartitionId, epoch: Epoch) -> Result<(), Refusal> {
+        let current = self.partitions[id.index()].promise.epoch;
+        if epoch < current {
+            return Err(Refusal::Epoch { current });
+        }
+        match self.membership.place(id) {
+            // Whether it is one of its replicas in that epoch is not known yet.
+            Some(place) if epoch > place.epoch => Err(Refusal::Unavailable),
+            Some(place) if place.role == Role::Stranger => Err(Refusal::NotMember),
+            _ => Ok(()),
         }
     }
 

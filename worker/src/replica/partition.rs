@@ -1,9 +1,14 @@
 //! One partition's part of the state.
 
-use tercet_common::{Ballot, Key, Promise, VectorClock};
+use tercet_common::{Ballot, KeyHash, Promise, VectorClock};
 
 use super::barrier::{Barrier, Mark};
-use super::{Slot, Ticket};
+use super::change::Change;
+use super::copying::Copying;
+use super::membership::{Place, Role};
+use super::read::Wanted;
+use super::scan::Scan;
+use super::{Slot, Ticket, fence};
 use crate::store::PartitionRecord;
 
 #[derive(Debug, Default)]
@@ -13,15 +18,22 @@ pub(super) struct Partition {
     /// The part of it that is known to be durable.
     pub(super) durable: Promise,
     pub(super) floor: Ballot,
-    /// Committed.
+    /// Committed. What counts is [`Self::flush`].
     pub(super) flush: Ballot,
+    pub(super) flush_clock: VectorClock,
     /// Join of the clocks, and maximum of the ballots, of all that is committed.
     pub(super) vector: VectorClock,
     pub(super) highest: Ballot,
-    /// Accepted writes that have not ended.
+    /// The worker is a newcomer.
+    pub(super) copying: Option<Copying>,
+    /// Begins of a copy that are accepted and not ended.
+    pub(super) beginning: usize,
+    /// Accepted writes and changes that have not ended.
     pub(super) barrier: Barrier,
     /// How many commits that concern the partition have ended.
     pub(super) commits_ended: u64,
+    /// When a change of the partition ended last, counted in changes of the replica.
+    pub(super) changed_at: u64,
     pub(super) waiting: Vec<PromiseWaiter>,
     /// Listed among those whose promise is to be persisted.
     pub(super) unkept: bool,
@@ -39,7 +51,9 @@ pub(super) struct PromiseWaiter {
 #[derive(Debug)]
 pub(super) enum Then {
     AnswerPrepared,
-    Read { slot: Slot, key: Key, digest: bool },
+    Read { slot: Slot, wanted: Wanted },
+    Scan(Scan),
+    Change(Box<Change>),
 }
 
 impl Partition {
@@ -48,8 +62,31 @@ impl Partition {
         self.durable = record.promise;
         self.floor = record.floor;
         self.flush = record.flush;
+        self.flush_clock = record.flush_clock;
         self.vector = record.vector;
         self.highest = record.highest;
+        // How far the copy had come is not kept.
+        self.copying = self.copying.map(|copying| Copying::new(copying.since));
+    }
+
+    /// The place that a new configuration gives it.
+    pub(super) fn hold(&mut self, place: Place) {
+        self.promise = self.promise.max(fence(place.epoch));
+        let copying = self.copying.filter(|copying| copying.since == place.epoch);
+        self.copying = (place.role == Role::Newcomer).then(|| copying.unwrap_or(Copying::new(place.epoch)));
+    }
+
+    pub(super) fn hides(&self, hash: KeyHash, ballot: Ballot) -> bool {
+        self.copying.is_some_and(|copying| copying.hides(hash, ballot))
+    }
+
+    pub(super) fn hides_flush(&self, ballot: Ballot) -> bool {
+        self.copying.is_some_and(|copying| copying.hides_flush(ballot))
+    }
+
+    /// The flush that counts.
+    pub(super) fn flush(&self) -> Ballot {
+        if self.hides_flush(self.flush) { Ballot::ZERO } else { self.flush }
     }
 
     /// A version is committed.

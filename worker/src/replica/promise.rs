@@ -2,7 +2,9 @@
 
 use tercet_common::{Epoch, Key, PartitionId, Promise, Refusal, ReplicaReply};
 
+use super::barrier::Mark;
 use super::partition::{PromiseWaiter, Then};
+use super::read::Wanted;
 use super::{Replica, Slot, Ticket, fence};
 use crate::store::StoreError;
 
@@ -25,7 +27,8 @@ impl Replica {
         key: Key,
     ) -> Result<(), Refusal> {
         self.check_promise(slot.partition, promise)?;
-        self.await_promise(ticket, slot.partition, promise, Then::Read { slot, key, digest: false })
+        let wanted = Wanted { epoch: promise.epoch, key, digest: false };
+        self.await_promise(ticket, slot.partition, promise, Then::Read { slot, wanted })
     }
 
     pub(super) fn get(
@@ -36,17 +39,13 @@ impl Replica {
         key: Key,
         digest: bool,
     ) -> Result<(), Refusal> {
+        let wanted = Wanted { epoch, key, digest };
         // An epoch that is seen for the first time is a fence: it is kept, and what older epochs were allowed to
         // write ends, before anything is answered in it.
         if fence(epoch) > self.partition(slot).durable {
-            return self.await_promise(
-                ticket,
-                slot.partition,
-                fence(epoch),
-                Then::Read { slot, key, digest },
-            );
+            return self.await_promise(ticket, slot.partition, fence(epoch), Then::Read { slot, wanted });
         }
-        self.look_up(ticket, slot, key, digest);
+        self.look_up(ticket, slot, wanted);
         Ok(())
     }
 
@@ -56,57 +55,80 @@ impl Replica {
         if promise < promised { Err(Refusal::Promise { promised }) } else { Ok(()) }
     }
 
-    fn await_promise(
+    pub(super) fn check_waiting(&self) -> Result<(), Refusal> {
+        if self.waiting_promises >= self.limits.queue_len_max { Err(Refusal::Busy) } else { Ok(()) }
+    }
+
+    /// Waits until the promise is durable and all that was accepted so far has ended.
+    pub(super) fn await_promise(
         &mut self,
         ticket: Ticket,
         id: PartitionId,
         need: Promise,
         then: Then,
     ) -> Result<(), Refusal> {
-        if self.waiting_promises >= self.limits.queue_len_max {
-            return Err(Refusal::Busy);
-        }
+        self.check_waiting()?;
+        let behind = self.partition_mut(id).barrier.mark();
+        self.wait(ticket, id, need, behind, then);
+        Ok(())
+    }
+
+    pub(super) fn wait(&mut self, ticket: Ticket, id: PartitionId, need: Promise, behind: Mark, then: Then) {
         self.waiting_promises += 1;
         let partition = &mut self.partitions[id.index()];
         partition.promise = partition.promise.max(need);
-        let behind = partition.barrier.mark();
         partition.waiting.push(PromiseWaiter { ticket, need, behind, then });
         if partition.durable < need && !partition.unkept {
             partition.unkept = true;
             self.unkept.push(id);
         }
         self.release(id);
-        Ok(())
+    }
+
+    /// Why what asked for `need` is out of date.
+    pub(super) fn outdated(&self, id: PartitionId, need: Promise) -> Option<Refusal> {
+        let promised = self.partitions[id.index()].promise;
+        if need.epoch < promised.epoch {
+            return Some(Refusal::Epoch { current: promised.epoch });
+        }
+        // What claims no term is not deposed by one.
+        (need != fence(need.epoch) && need < promised).then_some(Refusal::Promise { promised })
     }
 
     /// Answers those whose wait is over. Called whenever a write ended or a promise became durable.
     pub(super) fn release(&mut self, id: PartitionId) {
-        let partition = &mut self.partitions[id.index()];
-        if partition.waiting.is_empty() {
-            return;
-        }
-        let mut waiting = std::mem::take(&mut partition.waiting);
-        let ready: Vec<_> = waiting.extract_if(.., |waiter| partition.is_ready(waiter)).collect();
-        partition.waiting = waiting;
-        self.waiting_promises -= ready.len();
-        for PromiseWaiter { ticket, need, then, .. } in ready {
-            let partition = &self.partitions[id.index()];
-            let promised = partition.promise;
-            match then {
-                // A get claims no term: a higher one in its epoch does not concern it.
-                _ if need.epoch < promised.epoch => {
-                    let refusal = Refusal::Epoch { current: promised.epoch };
-                    self.answer(ticket, ReplicaReply::Refused(refusal));
-                }
-                _ if need != fence(need.epoch) && need < promised => {
-                    self.answer(ticket, ReplicaReply::Refused(Refusal::Promise { promised }));
-                }
-                Then::AnswerPrepared => {
-                    let (vector, highest) = (partition.vector.clone(), partition.highest);
-                    self.answer(ticket, ReplicaReply::Prepared { vector, highest });
-                }
-                Then::Read { slot, key, digest } => self.look_up(ticket, slot, key, digest),
+        // Again and again: a change that is refused here no longer holds back those behind it.
+        loop {
+            let partition = &mut self.partitions[id.index()];
+            if partition.waiting.is_empty() {
+                return;
             }
+            let mut waiting = std::mem::take(&mut partition.waiting);
+            let ready: Vec<_> = waiting.extract_if(.., |waiter| partition.is_ready(waiter)).collect();
+            partition.waiting = waiting;
+            if ready.is_empty() {
+                return;
+            }
+            for waiter in ready {
+                match self.outdated(id, waiter.need) {
+                    Some(refusal) => self.refuse_waiter(waiter, refusal),
+                    None => self.pass(id, waiter),
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, id: PartitionId, PromiseWaiter { ticket, then, .. }: PromiseWaiter) {
+        self.waiting_promises -= 1;
+        match then {
+            Then::AnswerPrepared => {
+                let partition = &self.partitions[id.index()];
+                let (vector, highest) = (partition.vector.clone(), partition.highest);
+                self.answer(ticket, ReplicaReply::Prepared { vector, highest });
+            }
+            Then::Read { slot, wanted } => self.look_up(ticket, slot, wanted),
+            Then::Scan(scan) => self.scans.push(scan),
+            Then::Change(change) => self.changes.push(*change),
         }
     }
 
@@ -140,33 +162,60 @@ impl Replica {
             self.lose();
         }
         for (id, promise) in kept {
-            let partition = &mut self.partitions[id.index()];
             if outcome.is_ok() {
+                let partition = &mut self.partitions[id.index()];
                 partition.durable = partition.durable.max(promise);
                 self.release(id);
             } else {
-                let durable = partition.durable;
+                let durable = self.partitions[id.index()].durable;
                 let failed = |w: &mut PromiseWaiter| durable < w.need && w.need <= promise;
-                let failed: Vec<_> = partition.waiting.extract_if(.., failed).collect();
-                self.refuse_promises(failed);
+                self.refuse_waiters(id, failed, &Refusal::Unavailable);
+                self.release(id);
             }
         }
     }
 
-    pub(super) fn refuse_waiting_promises(&mut self) {
-        for id in PartitionId::all() {
-            let waiting = std::mem::take(&mut self.partition_mut(id).waiting);
-            self.refuse_promises(waiting);
+    /// Those of an epoch that a new configuration ended. What was accepted and waits no more ends as usual: all that
+    /// comes later waits for it.
+    pub(super) fn refuse_older_epochs(&mut self, id: PartitionId) {
+        let current = self.partitions[id.index()].promise.epoch;
+        self.refuse_waiters(id, |waiter| waiter.need.epoch < current, &Refusal::Epoch { current });
+        self.release(id);
+    }
+
+    /// The caller releases those who waited behind them.
+    fn refuse_waiters(
+        &mut self,
+        id: PartitionId,
+        which: impl FnMut(&mut PromiseWaiter) -> bool,
+        refusal: &Refusal,
+    ) {
+        let waiting = &mut self.partition_mut(id).waiting;
+        if waiting.is_empty() {
+            return;
         }
-        for id in std::mem::take(&mut self.unkept) {
-            self.partition_mut(id).unkept = false;
+        let waiters: Vec<_> = waiting.extract_if(.., which).collect();
+        for waiter in waiters {
+            self.refuse_waiter(waiter, refusal.clone());
         }
     }
 
-    fn refuse_promises(&mut self, waiters: Vec<PromiseWaiter>) {
-        self.waiting_promises -= waiters.len();
-        for waiter in waiters {
-            self.answer(waiter.ticket, ReplicaReply::Refused(Refusal::Unavailable));
+    fn refuse_waiter(&mut self, PromiseWaiter { ticket, then, .. }: PromiseWaiter, refusal: Refusal) {
+        self.waiting_promises -= 1;
+        match then {
+            Then::AnswerPrepared | Then::Read { .. } => self.answer(ticket, ReplicaReply::Refused(refusal)),
+            Then::Scan(scan) => self.end_errand(ticket, scan.weight, ReplicaReply::Refused(refusal)),
+            Then::Change(change) => self.refuse_change(&change, refusal),
+        }
+    }
+
+    /// Releases nobody: everyone is refused.
+    pub(super) fn refuse_waiting_promises(&mut self) {
+        for id in PartitionId::all() {
+            self.refuse_waiters(id, |_| true, &Refusal::Unavailable);
+        }
+        for id in std::mem::take(&mut self.unkept) {
+            self.partition_mut(id).unkept = false;
         }
     }
 }

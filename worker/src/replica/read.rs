@@ -1,9 +1,10 @@
 //! Reads of committed state: from the cache, or from the database in batches.
 
 use tercet_common::message::Held;
-use tercet_common::{Key, KeyHash, PartitionId, Refusal, ReplicaReply, Row};
+use tercet_common::{Epoch, Key, KeyHash, PartitionId, Refusal, ReplicaReply, Row};
 
-use super::reads::{Asker, LookUp};
+use super::commit::Floor;
+use super::reads::{Asker, Began, LookUp};
 use super::{Replica, Slot, Ticket};
 use crate::store::StoreError;
 
@@ -11,27 +12,41 @@ use crate::store::StoreError;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ReadId(u64);
 
+/// What a reader asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    /// The epoch in which it was admitted.
+    pub(super) epoch: Epoch,
+    pub(super) key: Key,
+    pub(super) digest: bool,
+}
+
 impl Replica {
-    pub(super) fn look_up(&mut self, ticket: Ticket, slot: Slot, key: Key, digest: bool) {
+    pub(super) fn look_up(&mut self, ticket: Ticket, slot: Slot, wanted: Wanted) {
         if let Some(row) = self.cache.get(&slot) {
             let row = row.clone();
             self.cache_hits += 1;
-            self.answer_version(ticket, slot, &key, row.as_ref(), digest);
+            self.answer_version(ticket, slot, &wanted, row.as_ref());
         } else if self.reads.len() >= self.limits.queue_len_max {
             self.answer(ticket, ReplicaReply::Refused(Refusal::Busy));
         } else {
             self.cache_misses += 1;
-            self.reads.push(slot, Asker::Reader { ticket, key, digest });
+            self.reads.push(slot, Asker::Reader { ticket, wanted });
         }
     }
 
-    fn answer_version(&mut self, ticket: Ticket, slot: Slot, key: &Key, row: Option<&Row>, digest: bool) {
-        let flush = self.partition(slot).flush;
-        let reply = match row {
-            Some(row) if row.key != *key => ReplicaReply::Refused(Refusal::KeyCollision),
+    fn answer_version(&mut self, ticket: Ticket, slot: Slot, wanted: &Wanted, row: Option<&Row>) {
+        let partition = self.partition(slot);
+        let flush = partition.flush();
+        let reply = match row.filter(|row| !partition.hides(slot.hash, row.ballot)) {
+            // It was asked as one of the replicas of an earlier epoch, and has to hide by now what it knew then.
+            _ if partition.copying.is_some_and(|copying| wanted.epoch < copying.since) => {
+                ReplicaReply::Refused(Refusal::Epoch { current: partition.promise.epoch })
+            }
+            Some(row) if row.key != wanted.key => ReplicaReply::Refused(Refusal::KeyCollision),
             Some(row) if row.ballot > flush => {
                 let ballot = row.ballot;
-                ReplicaReply::Version(Held { ballot, row: (!digest).then(|| row.clone()) })
+                ReplicaReply::Version(Held { ballot, row: (!wanted.digest).then(|| row.clone()) })
             }
             // Absent, or flushed: a tombstone at the flush.
             _ => ReplicaReply::Version(Held { ballot: flush, row: None }),
@@ -46,7 +61,10 @@ impl Replica {
             return None;
         }
         let partitions = &self.partitions;
-        let look_ups = self.reads.take(|slot| partitions[slot.partition.index()].commits_ended);
+        let look_ups = self.reads.take(|slot| {
+            let partition = &partitions[slot.partition.index()];
+            Began { commits_ended: partition.commits_ended, copying: partition.copying }
+        });
         let keys = look_ups.iter().map(|look_up| (look_up.slot.partition, look_up.slot.hash)).collect();
         let id = ReadId(self.next_id());
         self.looking_up.insert(id, look_ups);
@@ -70,23 +88,26 @@ impl Replica {
         self.reads.put_back(look_ups.split_off(rows.len()));
         let bytes = rows.iter().flatten().map(Row::weight).sum();
         self.reads.brought(bytes);
-        for (LookUp { slot, askers, began_at }, row) in look_ups.into_iter().zip(rows) {
+        for (LookUp { slot, askers, began }, row) in look_ups.into_iter().zip(rows) {
+            // The copy may have passed the row meanwhile, and replaced it behind this read.
+            let hid = |row: &&Row| began.copying.is_some_and(|copying| copying.hides(slot.hash, row.ballot));
+            let shown = row.as_ref().filter(|row| !hid(row));
             for asker in askers {
                 match asker {
-                    Asker::Reader { ticket, key, digest } => {
-                        self.answer_version(ticket, slot, &key, row.as_ref(), digest);
-                    }
-                    Asker::FloorCheck { writer, row: put } if row.is_some() => {
-                        self.queue_write(slot, put, writer);
-                    }
-                    check @ Asker::FloorCheck { .. } => {
-                        let floor = self.partition(slot).floor;
-                        self.refuse_asker(check, Refusal::Floor { floor });
+                    Asker::Reader { ticket, wanted } => self.answer_version(ticket, slot, &wanted, shown),
+                    Asker::FloorCheck { writer, row: put } => {
+                        match self.check_floor(slot, &put, row.as_ref()) {
+                            Floor::Write => self.queue_write(slot, put, writer),
+                            Floor::Answer(reply) => {
+                                self.end_write(writer, reply);
+                                self.release(slot.partition);
+                            }
+                        }
                     }
                 }
             }
             // A commit that ended meanwhile may have written what this read did not see.
-            if self.partition(slot).commits_ended == began_at {
+            if self.partition(slot).commits_ended == began.commits_ended {
                 self.cache.insert(slot, row);
             }
         }

@@ -8,8 +8,10 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use smallvec::SmallVec;
-use tercet_common::{Key, Row};
+use tercet_common::Row;
 
+use super::copying::Copying;
+use super::read::Wanted;
 use super::writes::Writer;
 use super::{Slot, Ticket};
 
@@ -18,8 +20,7 @@ use super::{Slot, Ticket};
 pub(super) enum Asker {
     Reader {
         ticket: Ticket,
-        key: Key,
-        digest: bool,
+        wanted: Wanted,
     },
     /// A write at or below the partition's floor: allowed only if the key has a row.
     FloorCheck {
@@ -33,8 +34,15 @@ pub(super) enum Asker {
 pub(super) struct LookUp {
     pub(super) slot: Slot,
     pub(super) askers: SmallVec<[Asker; 1]>,
-    /// The partition's count of ended commits when the look-up started.
-    pub(super) began_at: u64,
+    pub(super) began: Began,
+}
+
+/// How the partition stood when a look-up started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Began {
+    /// Its count of ended commits.
+    pub(super) commits_ended: u64,
+    pub(super) copying: Option<Copying>,
 }
 
 pub(super) struct ReadQueue {
@@ -71,13 +79,13 @@ impl ReadQueue {
         askers.push(asker);
     }
 
-    pub(super) fn take(&mut self, ended: impl Fn(&Slot) -> u64) -> Vec<LookUp> {
+    pub(super) fn take(&mut self, begins: impl Fn(&Slot) -> Began) -> Vec<LookUp> {
         let n = self.order.len().min(self.batch_keys);
         let slots = self.order.drain(..n);
         let look_ups: Vec<_> = slots
             .map(|slot| {
                 let askers = self.waiting.remove(&slot).unwrap_or_default();
-                LookUp { slot, askers, began_at: ended(&slot) }
+                LookUp { slot, askers, began: begins(&slot) }
             })
             .collect();
         self.len -= look_ups.iter().map(|look_up| look_up.askers.len()).sum::<usize>();
@@ -120,26 +128,32 @@ impl ReadQueue {
 
 #[cfg(test)]
 mod tests {
+    use tercet_common::{Epoch, Key};
+
     use super::*;
     use crate::replica::Op;
+
+    const BEGAN: Began = Began { commits_ended: 0, copying: None };
 
     fn ask(queue: &mut ReadQueue, n: u64) {
         let key = Key::new(format!("key{n}")).unwrap();
         let ticket = Ticket { caller: 0, id: n, op: Op::Get, arrived_us: 0 };
-        queue.push(Slot::of(&key), Asker::Reader { ticket, key, digest: false });
+        let slot = Slot::of(&key);
+        let wanted = Wanted { epoch: Epoch(1), key, digest: false };
+        queue.push(slot, Asker::Reader { ticket, wanted });
     }
 
     #[test]
     fn large_values_make_batches_small_and_small_ones_let_them_grow() {
         let mut queue = ReadQueue::default();
         (0..2_000).for_each(|n| ask(&mut queue, n));
-        assert_eq!(queue.take(|_| 0).len(), BATCH_KEYS_AT_FIRST);
+        assert_eq!(queue.take(|_| BEGAN).len(), BATCH_KEYS_AT_FIRST);
         queue.brought(BATCH_BYTES_TARGET * 10);
-        assert_eq!(queue.take(|_| 0).len(), BATCH_KEYS_AT_FIRST / 4);
+        assert_eq!(queue.take(|_| BEGAN).len(), BATCH_KEYS_AT_FIRST / 4);
         (0..10).for_each(|_| queue.brought(BATCH_BYTES_TARGET * 10));
-        assert_eq!(queue.take(|_| 0).len(), 1);
+        assert_eq!(queue.take(|_| BEGAN).len(), 1);
         (0..20).for_each(|_| queue.brought(100));
-        assert_eq!(queue.take(|_| 0).len(), BATCH_KEYS_MAX);
+        assert_eq!(queue.take(|_| BEGAN).len(), BATCH_KEYS_MAX);
         assert_eq!(queue.len(), 2_000 - BATCH_KEYS_AT_FIRST - BATCH_KEYS_AT_FIRST / 4 - 1 - BATCH_KEYS_MAX);
     }
 }

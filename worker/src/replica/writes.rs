@@ -1,8 +1,7 @@
 //! The queue of group commits.
 //!
 //! Writes of one key that wait are merged on arrival: only the highest ballot will be written, the others share its
-//! fate. A key whose commit is under way waits for the next batch, so that no two transactions of this worker ever
-//! compete for a row.
+//! fate. A key whose commit is under way waits for the next batch, so that no two group commits ever compete for a row.
 //!
 //! ```text
 //! submit k1@5, k2@1, k1@7   →  waiting: k1@7 (answers 5 and 7), k2@1

@@ -13,8 +13,8 @@ use std::mem;
 
 use tercet_common::{Ballot, PartitionId, VectorClock};
 
-use super::CommitBatch;
 use super::codec::Advance;
+use super::{CommitBatch, PartitionChange};
 
 /// What is known to be durable.
 #[derive(Debug)]
@@ -38,6 +38,26 @@ impl Seen {
         self.highest = self.highest.max(ballot);
         self.vector.join(clock);
     }
+
+    /// What a batch adds, partition by partition.
+    pub(super) fn sums_of(batch: &CommitBatch) -> BTreeMap<PartitionId, Self> {
+        let mut sums: BTreeMap<PartitionId, Self> = BTreeMap::new();
+        for row in &batch.rows {
+            sums.entry(row.key.partition()).or_default().join(row.ballot, &row.clock);
+        }
+        for (partition, ballot, clock) in &batch.flushes {
+            sums.entry(*partition).or_default().join(*ballot, clock);
+        }
+        sums
+    }
+
+    /// What a change adds. What it evicts was counted when it was stored.
+    pub(super) fn sum_of(change: &PartitionChange) -> BTreeMap<PartitionId, Self> {
+        let mut sum = Self { vector: change.vector.clone(), highest: change.highest };
+        change.rows.iter().for_each(|row| sum.join(row.ballot, &row.clock));
+        change.flush.iter().for_each(|(ballot, clock)| sum.join(*ballot, clock));
+        BTreeMap::from([(change.partition, sum)])
+    }
 }
 
 /// Sums to write to the partition rows: they cover every commit up to `seq`.
@@ -58,15 +78,8 @@ impl Ledger {
         Self { last_seq, in_flight: BTreeSet::new(), checkpoint_seq, partitions, dirty: replayed }
     }
 
-    /// A seq for the batch, and what its journal row must say.
-    pub(super) fn begin(&mut self, batch: &CommitBatch) -> (u64, Vec<Advance>) {
-        let mut sums: BTreeMap<PartitionId, Seen> = BTreeMap::new();
-        for row in &batch.rows {
-            sums.entry(row.key.partition()).or_default().join(row.ballot, &row.clock);
-        }
-        for (partition, ballot, clock) in &batch.flushes {
-            sums.entry(*partition).or_default().join(*ballot, clock);
-        }
+    /// A seq for a transaction that adds these sums, and what its journal row must say.
+    pub(super) fn begin(&mut self, sums: BTreeMap<PartitionId, Seen>) -> (u64, Vec<Advance>) {
         let advances = sums.into_iter().filter_map(|(partition, sum)| {
             let seen = &self.partitions[partition.index()];
             let mut vector = VectorClock::new();
@@ -152,24 +165,24 @@ mod tests {
 
     #[test]
     fn an_advance_is_the_sum_of_a_partitions_rows() {
-        let (seq, advances) = ledger().begin(&batch([3, 9, 5]));
+        let (seq, advances) = ledger().begin(Seen::sums_of(&batch([3, 9, 5])));
         assert_eq!((seq, advances.len(), counter(&advances)), (1, 1, 9));
     }
 
     #[test]
     fn what_has_committed_is_not_said_again() {
         let mut ledger = ledger();
-        let (seq, advances) = ledger.begin(&batch([5]));
+        let (seq, advances) = ledger.begin(Seen::sums_of(&batch([5])));
         ledger.committed(seq, &advances);
-        assert_eq!(ledger.begin(&batch([5])).1, []);
-        assert_eq!(counter(&ledger.begin(&batch([6])).1), 6);
+        assert_eq!(ledger.begin(Seen::sums_of(&batch([5]))).1, []);
+        assert_eq!(counter(&ledger.begin(Seen::sums_of(&batch([6]))).1), 6);
     }
 
     #[test]
     fn a_commit_relies_on_no_other_that_may_still_abort() {
         let mut ledger = ledger();
-        let (first, _) = ledger.begin(&batch([5]));
-        let (_, advances) = ledger.begin(&batch([4]));
+        let (first, _) = ledger.begin(Seen::sums_of(&batch([5])));
+        let (_, advances) = ledger.begin(Seen::sums_of(&batch([4])));
         assert_eq!(counter(&advances), 4, "5 is not durable yet");
         ledger.aborted(first);
     }
@@ -177,8 +190,8 @@ mod tests {
     #[test]
     fn a_checkpoint_stops_below_the_oldest_commit_under_way() {
         let mut ledger = ledger();
-        let (first, first_advances) = ledger.begin(&batch([1]));
-        let (second, second_advances) = ledger.begin(&batch([2]));
+        let (first, first_advances) = ledger.begin(Seen::sums_of(&batch([1])));
+        let (second, second_advances) = ledger.begin(Seen::sums_of(&batch([2])));
         ledger.committed(second, &second_advances);
         let checkpoint = ledger.checkpoint();
         assert_eq!(
@@ -195,7 +208,7 @@ mod tests {
     #[test]
     fn a_checkpoint_that_failed_is_made_again() {
         let mut ledger = ledger();
-        let (seq, advances) = ledger.begin(&batch([1]));
+        let (seq, advances) = ledger.begin(Seen::sums_of(&batch([1])));
         ledger.committed(seq, &advances);
         let checkpoint = ledger.checkpoint();
         ledger.not_checkpointed(checkpoint);

@@ -2,8 +2,11 @@
 //!
 //! It keeps the contract of [`Store`] and adds what a test needs to be cruel: a [`MemoryDisk`] outlives the stores over
 //! it as a database outlives a worker, holds commits under way and lets them end in any order, fails them, answers
-//! nothing about them, or lets them land long after the worker has given up on them. Nothing here waits on time or
+//! nothing about them, or lets them land long after the worker has given up on them. It can be wiped, or be set back to
+//! what it was. Nothing here waits on time or
 //! draws a random number: one order of calls has one result.
+
+mod durable;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -11,12 +14,14 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tercet_common::{Ballot, Content, Epoch, KeyHash, PARTITIONS, PartitionId, Promise, Row, UnixMillis};
+use tercet_common::sync::{Changes, DigestEntry, Memory};
+use tercet_common::{Ballot, Content, Epoch, KeyHash, PartitionId, Promise, Row, Term, UnixMillis};
 use tokio::sync::{Notify, oneshot};
 
+use self::durable::{Durable, Work};
 use super::{
-    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionRecord, RowOutcome, ScanFrom,
-    ScanOptions, Store, StoreError, Usage,
+    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionChange, RingRegister, ScanFrom,
+    ScanOptions, Store, StoreError, Stretch, Usage,
 };
 
 /// What happens to one commit instead of its usual end.
@@ -46,35 +51,38 @@ struct Shared {
 }
 
 struct Data {
-    worker_uuid: String,
-    boot_generation: u64,
-    /// The boot generation of the store that may use the disk now.
+    /// Worker uuids begin with it.
+    name: String,
+    /// How many uuids were drawn. Not part of what a backup brings back: no uuid is drawn twice.
+    drawn: u64,
+    durable: Durable,
+    /// How often stores were opened over it.
+    opened: u64,
+    /// The opening of the store that may use the disk now.
     live: Option<u64>,
-    ring: Option<(Epoch, Vec<u8>)>,
-    partitions: Vec<PartitionRecord>,
-    rows: BTreeMap<(PartitionId, KeyHash), Row>,
-    /// Of the newest commit that is durable.
-    journal_seq: u64,
     /// Of the newest commit that was begun.
     last_seq: u64,
     holding: bool,
-    held: BTreeMap<u64, (CommitBatch, oneshot::Sender<CommitOutcome>)>,
-    orphans: Vec<(u64, CommitBatch)>,
+    held: BTreeMap<u64, (Work, oneshot::Sender<CommitOutcome>)>,
+    orphans: Vec<(u64, Work)>,
     faults: VecDeque<Fault>,
     full: bool,
 }
 
+/// What a disk held at one time: a backup of it.
+#[derive(Clone)]
+pub struct Snapshot(Durable);
+
 impl MemoryDisk {
-    /// An empty disk; the name becomes the worker's uuid.
+    /// An empty disk; the name becomes the worker's uuid. Cheap: nothing is allocated for what is not there.
     pub fn new(worker_uuid: impl Into<String>) -> Self {
+        let name = worker_uuid.into();
         let data = Data {
-            worker_uuid: worker_uuid.into(),
-            boot_generation: 0,
+            durable: Durable::new(name.clone()),
+            name,
+            drawn: 0,
+            opened: 0,
             live: None,
-            ring: None,
-            partitions: vec![PartitionRecord::default(); usize::from(PARTITIONS)],
-            rows: BTreeMap::new(),
-            journal_seq: 0,
             last_seq: 0,
             holding: false,
             held: BTreeMap::new(),
@@ -83,6 +91,36 @@ impl MemoryDisk {
             full: false,
         };
         Self(Arc::new(Shared { data: Mutex::new(data), held: Notify::new(), lost: Notify::new() }))
+    }
+
+    /// What is durable now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.0.data.lock().durable.clone())
+    }
+
+    /// Sets the disk back to an old backup. A store that is open is lost, and what was under way never happens.
+    pub fn restore(&self, snapshot: &Snapshot) {
+        self.replace(|_| snapshot.0.clone());
+    }
+
+    /// Puts an empty disk in its place, whose data has a uuid of its own. A store that is open is lost, and what was under
+    /// way never happens.
+    pub fn wipe(&self) {
+        self.replace(|data| Durable::new(data.draw_uuid()));
+    }
+
+    fn replace(&self, durable: impl FnOnce(&mut Data) -> Durable) {
+        let mut data = self.0.data.lock();
+        data.lose();
+        data.orphans.clear();
+        data.durable = durable(&mut data);
+        drop(data);
+        self.0.lost.notify_waiters();
+    }
+
+    /// Forgets all but the newest `keep` seqs of the journal.
+    pub fn prune_journal(&self, keep: u64) {
+        self.0.data.lock().durable.prune(keep);
     }
 
     /// A store over this disk, to be opened.
@@ -150,13 +188,13 @@ impl MemoryDisk {
     pub fn land_orphans(&self) {
         let mut data = self.0.data.lock();
         for (seq, batch) in std::mem::take(&mut data.orphans) {
-            data.apply(seq, batch);
+            data.durable.apply(seq, batch);
         }
     }
 
     /// Puts a row where its key does not belong, to stand for another key with the same hash.
     pub fn plant(&self, row: Row, hash: KeyHash) {
-        self.0.data.lock().rows.insert((row.key.partition(), hash), row);
+        self.0.data.lock().durable.rows.insert((row.key.partition(), hash), row);
     }
 }
 
@@ -169,17 +207,17 @@ impl Data {
         }
     }
 
-    fn end(&mut self, seq: u64, batch: CommitBatch) -> CommitOutcome {
+    fn end(&mut self, seq: u64, work: Work) -> CommitOutcome {
         if self.full {
             return CommitOutcome::Aborted(disk_full());
         }
         match self.faults.pop_front() {
-            None => CommitOutcome::Committed { journal_seq: seq, rows: self.apply(seq, batch) },
+            None => CommitOutcome::Committed { journal_seq: seq, rows: self.durable.apply(seq, work) },
             Some(Fault::Abort(error)) => CommitOutcome::Aborted(error),
             Some(unknown) => {
                 match unknown {
-                    Fault::UnknownApplied => drop(self.apply(seq, batch)),
-                    Fault::Orphaned => self.orphans.push((seq, batch)),
+                    Fault::UnknownApplied => drop(self.durable.apply(seq, work)),
+                    Fault::Orphaned => self.orphans.push((seq, work)),
                     Fault::UnknownLost | Fault::Abort(_) => {}
                 }
                 self.lose();
@@ -188,50 +226,35 @@ impl Data {
         }
     }
 
-    fn apply(&mut self, seq: u64, batch: CommitBatch) -> Vec<RowOutcome> {
-        self.journal_seq = self.journal_seq.max(seq);
-        for (partition, promise) in batch.promises {
-            self.raise(partition, promise);
-        }
-        for (partition, ballot, clock) in batch.flushes {
-            let record = &mut self.partitions[partition.index()];
-            record.flush = record.flush.max(ballot);
-            record.highest = record.highest.max(ballot);
-            record.vector.join(&clock);
-            self.rows.retain(|place, row| place.0 != partition || row.ballot >= ballot);
-        }
-        batch.rows.into_iter().map(|row| self.write(row)).collect()
+    /// A seq for what ends at once.
+    fn note(&mut self) {
+        self.last_seq += 1;
+        self.durable.note(self.last_seq);
     }
 
-    fn raise(&mut self, partition: PartitionId, promise: Promise) {
-        let record = &mut self.partitions[partition.index()];
-        record.promise = record.promise.max(promise);
+    /// Every commit up to this seq has ended.
+    fn settled_seq(&self) -> u64 {
+        self.held.first_key_value().map_or(self.last_seq, |(oldest, _)| oldest - 1)
     }
 
-    fn write(&mut self, row: Row) -> RowOutcome {
-        let place = (row.key.partition(), row.key.hash());
-        let record = &mut self.partitions[place.0.index()];
-        record.highest = record.highest.max(row.ballot);
-        record.vector.join(&row.clock);
-        match self.rows.get(&place) {
-            Some(stored) if stored.key != row.key => RowOutcome::KeyCollision,
-            Some(stored) if stored.ballot > row.ballot => RowOutcome::Superseded { ballot: stored.ballot },
-            Some(stored) if stored.ballot == row.ballot => RowOutcome::Stored,
-            _ => {
-                self.rows.insert(place, row);
-                RowOutcome::Stored
-            }
-        }
+    fn draw_uuid(&mut self) -> String {
+        self.drawn += 1;
+        format!("{}/{}", self.name, self.drawn)
     }
 
-    fn flushed(&self, row: &Row) -> bool {
-        row.ballot < self.partitions[row.key.partition().index()].flush
+    fn room(&self) -> Result<(), StoreError> {
+        if self.full { Err(disk_full()) } else { Ok(()) }
     }
 }
 
 /// PostgreSQL's numbers are signed, and the contract is one.
-fn storable(ballot: Ballot) -> bool {
-    [ballot.epoch.0, ballot.term.n, ballot.term.incarnation.0, ballot.seq].into_iter().all(|n| n >> 63 == 0)
+fn storable(ballots: impl IntoIterator<Item = Ballot>) -> Result<(), StoreError> {
+    let fits = |b: Ballot| [b.epoch.0, b.term.n, b.term.incarnation.0, b.seq].iter().all(|n| n >> 63 == 0);
+    if ballots.into_iter().all(fits) { Ok(()) } else { Err(beyond_63_bits()) }
+}
+
+fn beyond_63_bits() -> StoreError {
+    StoreError::Failed("a number does not fit 63 bits".to_owned())
 }
 
 fn lost() -> StoreError {
@@ -245,7 +268,7 @@ fn disk_full() -> StoreError {
 /// See the module. Dropping it frees the disk for another store, as the end of a process does.
 pub struct MemoryStore {
     disk: MemoryDisk,
-    /// The boot generation that it opened.
+    /// Which opening of the disk was its.
     session: Mutex<Option<u64>>,
 }
 
@@ -276,23 +299,33 @@ impl MemoryStore {
         work(&mut data)
     }
 
-    fn begin(&self, batch: CommitBatch) -> Result<Begun, StoreError> {
-        if batch.rows.iter().any(|row| !storable(row.ballot)) || batch.flushes.iter().any(|f| !storable(f.1))
-        {
-            return Err(StoreError::Failed("a number does not fit 63 bits".to_owned()));
-        }
+    fn begin(&self, work: Work) -> Result<Begun, StoreError> {
         self.with(|data| {
             data.last_seq += 1;
             let seq = data.last_seq;
             if !data.holding {
-                let outcome = data.end(seq, batch);
+                let outcome = data.end(seq, work);
                 self.disk.0.lost.notify_waiters();
                 return Ok(Begun::Ended(outcome));
             }
             let (answer, outcome) = oneshot::channel();
-            data.held.insert(seq, (batch, answer));
+            data.held.insert(seq, (work, answer));
             Ok(Begun::Held(outcome))
         })
+    }
+
+    async fn end(&self, begun: Result<Begun, StoreError>) -> CommitOutcome {
+        match begun {
+            Err(error) => CommitOutcome::Aborted(error),
+            Ok(Begun::Ended(outcome)) => outcome,
+            Ok(Begun::Held(outcome)) => {
+                let mut unanswered = Unanswered(Some(self));
+                self.disk.0.held.notify_waiters();
+                let outcome = outcome.await.unwrap_or_else(|_| CommitOutcome::Unknown(lost()));
+                unanswered.0 = None;
+                outcome
+            }
+        }
     }
 }
 
@@ -321,17 +354,19 @@ impl Store for MemoryStore {
                 return Err(StoreError::Refused("another worker uses this database".to_owned()));
             }
             data.orphans.clear();
-            data.boot_generation += 1;
-            data.last_seq = data.journal_seq;
-            data.live = Some(data.boot_generation);
+            data.durable.boot_generation += 1;
+            data.opened += 1;
+            data.last_seq = data.durable.journal_seq;
+            data.live = Some(data.opened);
             *self.session.lock() = data.live;
+            let Durable { worker_uuid, boot_generation, journal_seq, register, .. } = &data.durable;
             let identity = Identity {
-                worker_uuid: data.worker_uuid.clone(),
-                boot_generation: data.boot_generation,
-                journal_seq: data.journal_seq,
-                ring: data.ring.as_ref().map(|ring| ring.1.clone()),
+                worker_uuid: worker_uuid.clone(),
+                boot_generation: *boot_generation,
+                journal_seq: *journal_seq,
+                register: register.clone(),
             };
-            Ok(Loaded { identity, partitions: data.partitions.clone() })
+            Ok(Loaded { identity, partitions: data.durable.partition_records() })
         })
     }
 
@@ -342,23 +377,27 @@ impl Store for MemoryStore {
             "rows must be sorted by (partition, key hash), each key once"
         );
         Box::pin(async move {
-            match self.begin(batch) {
-                Err(error) => CommitOutcome::Aborted(error),
-                Ok(Begun::Ended(outcome)) => outcome,
-                Ok(Begun::Held(outcome)) => {
-                    let mut unanswered = Unanswered(Some(self));
-                    self.disk.0.held.notify_waiters();
-                    let outcome = outcome.await.unwrap_or_else(|_| CommitOutcome::Unknown(lost()));
-                    unanswered.0 = None;
-                    outcome
-                }
-            }
+            let ballots = batch.rows.iter().map(|row| row.ballot).chain(batch.flushes.iter().map(|f| f.1));
+            let begun = storable(ballots).and_then(|()| self.begin(Work::Commit(batch)));
+            self.end(begun).await
+        })
+    }
+
+    fn change(&self, change: PartitionChange) -> BoxFuture<'_, CommitOutcome> {
+        debug_assert!(change.is_sorted(), "rows and evictions must be sorted by hash, each once");
+        Box::pin(async move {
+            let one = [change.floor, change.highest, change.promise.ballot(0)];
+            let ballots = one.into_iter().chain(change.rows.iter().map(|row| row.ballot));
+            let ballots = ballots.chain(change.evict.iter().map(|evicted| evicted.1));
+            let ballots = ballots.chain(change.flush.iter().map(|flush| flush.0));
+            let begun = storable(ballots).and_then(|()| self.begin(Work::Change(change)));
+            self.end(begun).await
         })
     }
 
     fn read(&self, keys: Vec<(PartitionId, KeyHash)>) -> BoxFuture<'_, Result<Vec<Option<Row>>, StoreError>> {
         Box::pin(async move {
-            self.with(|data| Ok(keys.iter().map(|place| data.rows.get(place).cloned()).collect()))
+            self.with(|data| Ok(keys.iter().map(|place| data.durable.rows.get(place).cloned()).collect()))
         })
     }
 
@@ -368,14 +407,14 @@ impl Store for MemoryStore {
                 let mut page = Page::default();
                 let mut bytes = 0;
                 let start = Bound::Included((from.partition, from.hash));
-                for (place, row) in data.rows.range((start, Bound::Unbounded)) {
+                for (place, row) in data.durable.rows.range((start, Bound::Unbounded)) {
                     if place.0 > options.last_partition {
                         break;
                     }
                     let tombstone = matches!(row.content, Content::Tombstone);
                     let expired = row.content.expires_at();
                     if tombstone && !options.with_tombstones
-                        || data.flushed(row)
+                        || data.durable.flushed(row)
                         || options.expired_by.is_some_and(|by| expired.is_none_or(|at| at > by))
                     {
                         continue;
@@ -404,10 +443,10 @@ impl Store for MemoryStore {
                 let wanted = |row: &&Row| {
                     partitions.contains(&row.key.partition())
                         && row.content.is_live(now)
-                        && !data.flushed(row)
+                        && !data.durable.flushed(row)
                 };
                 let mut count = Count::default();
-                for row in data.rows.values().filter(wanted) {
+                for row in data.durable.rows.values().filter(wanted) {
                     count.live += 1;
                     count.expiring += u64::from(row.content.expires_at().is_some());
                 }
@@ -416,29 +455,87 @@ impl Store for MemoryStore {
         })
     }
 
-    fn keep_ring(&self, epoch: Epoch, ring: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, StoreError>> {
+    fn digest(
+        &self,
+        partition: PartitionId,
+        from: KeyHash,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Stretch, StoreError>> {
+        Box::pin(async move { self.with(|data| Ok(data.durable.digest(partition, from, limit))) })
+    }
+
+    fn look(
+        &self,
+        partition: PartitionId,
+        hashes: Vec<KeyHash>,
+    ) -> BoxFuture<'_, Result<Vec<DigestEntry>, StoreError>> {
+        Box::pin(async move { self.with(|data| Ok(data.durable.look(partition, &hashes))) })
+    }
+
+    fn changes(&self, since: u64, limit: usize) -> BoxFuture<'_, Result<Changes, StoreError>> {
+        Box::pin(async move { self.with(|data| Ok(data.durable.changes(since, data.settled_seq(), limit))) })
+    }
+
+    fn remember(&self, memory: Memory) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
-            self.with(|data| match &data.ring {
-                Some((kept, bytes)) if *kept >= epoch => Ok(bytes.clone()),
-                _ => {
-                    data.ring = Some((epoch, ring.clone()));
-                    Ok(ring)
-                }
+            self.with(|data| {
+                data.room()?;
+                data.durable.remember(memory);
+                Ok(())
+            })
+        })
+    }
+
+    fn recall(&self) -> BoxFuture<'_, Result<Memory, StoreError>> {
+        Box::pin(async { self.with(|data| Ok(data.durable.recall())) })
+    }
+
+    fn keep_register(&self, register: RingRegister) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let ballot = |term: Term| Promise { epoch: Epoch(0), term }.ballot(0);
+            storable([ballot(register.promised), ballot(register.accepted)])?;
+            self.with(|data| {
+                data.room()?;
+                data.note();
+                data.durable.register = register;
+                Ok(())
+            })
+        })
+    }
+
+    fn renew_identity(&self) -> BoxFuture<'_, Result<String, StoreError>> {
+        Box::pin(async {
+            self.with(|data| {
+                data.room()?;
+                data.durable.worker_uuid = data.draw_uuid();
+                Ok(data.durable.worker_uuid.clone())
+            })
+        })
+    }
+
+    fn drop_leftovers(
+        &self,
+        partitions: Vec<PartitionId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            self.with(|data| {
+                data.room()?;
+                Ok(data.durable.drop_leftovers(&partitions, limit))
             })
         })
     }
 
     fn prove_commit(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async { self.with(|data| if data.full { Err(disk_full()) } else { Ok(()) }) })
+        Box::pin(async { self.with(|data| data.room()) })
     }
 
     fn keep_promises(&self, promises: Vec<(PartitionId, Promise)>) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             self.with(|data| {
-                if data.full {
-                    return Err(disk_full());
-                }
-                promises.into_iter().for_each(|(partition, promise)| data.raise(partition, promise));
+                data.room()?;
+                data.note();
+                promises.into_iter().for_each(|(partition, promise)| data.durable.raise(partition, promise));
                 Ok(())
             })
         })
@@ -457,7 +554,7 @@ impl Store for MemoryStore {
     }
 
     fn usage(&self) -> Usage {
-        let keys = self.disk.0.data.lock().rows.len() as u64;
+        let keys = self.disk.0.data.lock().durable.rows.len() as u64;
         Usage { keys, ..Usage::default() }
     }
 
@@ -479,6 +576,7 @@ mod tests {
     use futures_util::FutureExt;
     use futures_util::future::join;
 
+    use super::super::RowOutcome;
     use super::super::suite::{self, Fixture, batch, read_one, row};
     use super::*;
 
@@ -570,5 +668,86 @@ mod tests {
         disk.hold_commits(true);
         assert!(store.commit(batch([row("a", 1, "v")])).now_or_never().is_none());
         assert!(matches!(store.prove_commit().await, Err(StoreError::Unreachable(_))));
+    }
+
+    #[tokio::test]
+    async fn changes_are_held_like_commits_and_end_in_any_order() {
+        let disk = MemoryDisk::new("memory");
+        let store = disk.store();
+        store.open().await.unwrap();
+        disk.hold_commits(true);
+        let (put, late) = (row("k", 5, "v"), row("k", 4, "v"));
+        let partition = put.key.partition();
+        let change = PartitionChange {
+            rows: vec![late],
+            evict: vec![(put.key.hash(), put.ballot)],
+            ..PartitionChange::none(partition)
+        };
+        let works = join(store.commit(batch([put])), store.change(change));
+        let release = async {
+            disk.wait_held(2).await;
+            assert!(disk.release(2));
+            assert_eq!(store.changes(0, 10).await.unwrap().upto, 0, "the first is under way");
+            assert!(disk.release(1));
+        };
+        let ((first, second), ()) = join(works, release).await;
+        assert_eq!(first, CommitOutcome::Committed { journal_seq: 1, rows: vec![RowOutcome::Stored] });
+        assert_eq!(second, CommitOutcome::Committed { journal_seq: 2, rows: vec![RowOutcome::Stored] });
+        assert_eq!(read_one(&store, "k").await, Some(row("k", 5, "v")), "evicted before it came");
+        assert_eq!(store.changes(0, 10).await.unwrap().upto, 2);
+    }
+
+    #[tokio::test]
+    async fn a_disk_is_set_back_to_a_backup() {
+        let disk = MemoryDisk::new("memory");
+        let store = disk.store();
+        store.open().await.unwrap();
+        store.commit(batch([row("a", 1, "v")])).await;
+        let backup = disk.snapshot();
+        store.commit(batch([row("a", 2, "v"), row("b", 2, "v")])).await;
+        let renewed = store.renew_identity().await.unwrap();
+        disk.restore(&backup);
+        assert!(matches!(store.prove_commit().await, Err(StoreError::Unreachable(_))));
+        let identity = store.open().await.unwrap().identity;
+        assert_eq!((identity.worker_uuid.as_str(), identity.journal_seq), ("memory", 1));
+        assert_eq!(read_one(&store, "a").await, Some(row("a", 1, "v")));
+        assert_eq!(read_one(&store, "b").await, None);
+        assert_ne!(store.renew_identity().await.unwrap(), renewed, "no uuid is drawn twice");
+    }
+
+    #[tokio::test]
+    async fn a_wiped_disk_is_another() {
+        let disk = MemoryDisk::new("memory");
+        let store = disk.store();
+        let before = store.open().await.unwrap().identity;
+        disk.hold_commits(true);
+        let under_way = store.commit(batch([row("a", 1, "v")]));
+        let wipe = async {
+            disk.wait_held(1).await;
+            disk.wipe();
+        };
+        let (outcome, ()) = join(under_way, wipe).await;
+        assert!(matches!(outcome, CommitOutcome::Unknown(_)), "{outcome:?}");
+        disk.land_orphans();
+        let after = store.open().await.unwrap();
+        assert_ne!(after.identity.worker_uuid, before.worker_uuid);
+        assert_eq!((after.identity.journal_seq, after.identity.boot_generation), (0, 1));
+        assert_eq!(read_one(&store, "a").await, None);
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_was_pruned_says_so() {
+        let disk = MemoryDisk::new("memory");
+        let store = disk.store();
+        store.open().await.unwrap();
+        disk.prune_journal(0);
+        assert!(!store.changes(0, 10).await.unwrap().pruned, "there was nothing to forget");
+        for seq in 1..=9 {
+            store.commit(batch([row("k", seq, "v")])).await;
+        }
+        disk.prune_journal(2);
+        assert_eq!(store.changes(6, 10).await, Ok(Changes { upto: 6, pruned: true, ..Changes::default() }));
+        let told = store.changes(7, 10).await.unwrap();
+        assert_eq!((told.upto, told.entries.len(), told.pruned), (9, 1, false));
     }
 }

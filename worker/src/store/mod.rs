@@ -11,11 +11,12 @@ mod postgres;
 #[cfg(test)]
 mod suite;
 
-pub use memory::{MemoryDisk, MemoryStore};
+pub use memory::{MemoryDisk, MemoryStore, Snapshot};
 pub use postgres::PostgresStore;
 
 use futures_util::future::BoxFuture;
-use tercet_common::{Ballot, Epoch, KeyHash, PartitionId, Promise, Row, UnixMillis, VectorClock};
+use tercet_common::sync::{Changes, DigestEntry, Memory};
+use tercet_common::{Ballot, Epoch, KeyHash, PartitionId, Promise, Row, Term, UnixMillis, VectorClock};
 
 /// A partition as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -25,6 +26,8 @@ pub struct PartitionRecord {
     pub floor: Ballot,
     /// Versions below it count as tombstones at it.
     pub flush: Ballot,
+    /// The clock of that flush.
+    pub flush_clock: VectorClock,
     /// Join of the clocks of all rows and flushes that were ever stored. A row that came too late counts too.
     pub vector: VectorClock,
     /// The highest ballot of them.
@@ -34,13 +37,23 @@ pub struct PartitionRecord {
 /// Who the data is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Drawn when the database was first used.
+    /// Drawn when the database was first used, and by [`Store::renew_identity`].
     pub worker_uuid: String,
     /// Grows with every [`Store::open`].
     pub boot_generation: u64,
+    /// Grows with every durable change of rows, partitions, promises and the register.
     pub journal_seq: u64,
-    /// The ring configuration that was accepted, as its wire bytes; `None` before the first.
-    pub ring: Option<Vec<u8>>,
+    pub register: RingRegister,
+}
+
+/// What is kept of the register that decides ring configurations (`tercet_common::ring_register`), its configuration as
+/// bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RingRegister {
+    pub promised: Term,
+    pub accepted: Term,
+    /// The configuration that was accepted, with its number; `None` before the first.
+    pub ring: Option<(Epoch, Vec<u8>)>,
 }
 
 /// All that a worker keeps in memory of its database.
@@ -62,6 +75,51 @@ pub struct CommitBatch {
     pub rows: Vec<Row>,
 }
 
+/// One durable transaction on one partition, for the repair of what it holds. The highest ballot and the clocks of its
+/// rows and its flush count for the partition's record as those of a [`CommitBatch`] do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionChange {
+    pub partition: PartitionId,
+    /// Rows of this partition, sorted by hash, each once. A row is written only over a lower ballot.
+    pub rows: Vec<Row>,
+    /// Deleted where exactly this ballot stands, before the rows are written: a row may take the place of a higher
+    /// ballot that is evicted. Sorted by hash, each once.
+    pub evict: Vec<(KeyHash, Ballot)>,
+    /// The flush becomes exactly this, even a lower one.
+    pub flush: Option<(Ballot, VectorClock)>,
+    /// Raised.
+    pub floor: Ballot,
+    /// Joined.
+    pub vector: VectorClock,
+    /// Raised.
+    pub highest: Ballot,
+    /// Raised.
+    pub promise: Promise,
+}
+
+impl PartitionChange {
+    /// Nothing but a journal row.
+    pub fn none(partition: PartitionId) -> Self {
+        Self {
+            partition,
+            rows: Vec::new(),
+            evict: Vec::new(),
+            flush: None,
+            floor: Ballot::ZERO,
+            vector: VectorClock::new(),
+            highest: Ballot::ZERO,
+            promise: Promise::ZERO,
+        }
+    }
+
+    /// The contract of the fields.
+    fn is_sorted(&self) -> bool {
+        self.rows.iter().all(|row| row.key.partition() == self.partition)
+            && self.rows.is_sorted_by(|a, b| a.key.hash() < b.key.hash())
+            && self.evict.is_sorted_by(|a, b| a.0 < b.0)
+    }
+}
+
 /// What became of one row of a committed batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowOutcome {
@@ -75,7 +133,7 @@ pub enum RowOutcome {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommitOutcome {
-    /// Durable. Outcomes in the order of [`CommitBatch::rows`].
+    /// Durable. Outcomes in the order of [`CommitBatch::rows`] or [`PartitionChange::rows`].
     Committed { journal_seq: u64, rows: Vec<RowOutcome> },
     /// Nothing of it happened or ever will; the store is still good.
     Aborted(StoreError),
@@ -110,6 +168,15 @@ pub struct Page {
     pub rows: Vec<Row>,
     /// Where the scan goes on; `None` at its end.
     pub next: Option<(PartitionId, KeyHash)>,
+}
+
+/// The ballots of a stretch of a partition. It may come short, even empty, and still have a `next`.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Stretch {
+    /// In the order of hashes. Rows below the flush are left out.
+    pub entries: Vec<DigestEntry>,
+    /// Where the next stretch begins; `None` at the end of the partition.
+    pub next: Option<KeyHash>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -176,12 +243,46 @@ pub trait Store: Send + Sync + 'static {
         partitions: Vec<PartitionId>,
         now: UnixMillis,
     ) -> BoxFuture<'_, Result<Count, StoreError>>;
-    /// Keeps the ring configuration, unless one of the same or a later epoch is kept; answers what is kept now.
-    fn keep_ring(&self, epoch: Epoch, ring: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, StoreError>>;
+    /// Like [`Store::commit`], beside the group commits, with a journal row that names the hashes of `rows` and `evict`.
+    ///
+    /// Not cancel-safe: a future that is dropped before it ends counts as [`CommitOutcome::Unknown`].
+    fn change(&self, change: PartitionChange) -> BoxFuture<'_, CommitOutcome>;
+    /// The ballots of up to `limit` rows of a partition from the hash `from` on, tombstones too. Reads no values.
+    fn digest(
+        &self,
+        partition: PartitionId,
+        from: KeyHash,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Stretch, StoreError>>;
+    /// The ballots of those of these hashes that are there and not below the flush, in the order of hashes, each once.
+    fn look(
+        &self,
+        partition: PartitionId,
+        hashes: Vec<KeyHash>,
+    ) -> BoxFuture<'_, Result<Vec<DigestEntry>, StoreError>>;
+    /// What the journal says was written behind the seq `since`, up to the first commit that is still under way. At most
+    /// `limit` entries, unless the first commit alone has more: a commit is never torn. `upto` is the seq of a commit
+    /// that is durable (or `since`), so that it means the same after a crash; `more` says that the limit ended it.
+    fn changes(&self, since: u64, limit: usize) -> BoxFuture<'_, Result<Changes, StoreError>>;
+    /// Keeps positions and witnesses, whose numbers only grow. A witness of another uuid of the same worker replaces.
+    fn remember(&self, memory: Memory) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// All that was remembered, sorted by peer and by worker.
+    fn recall(&self) -> BoxFuture<'_, Result<Memory, StoreError>>;
+    /// Overwrites the register. After an error the new one may be durable or not.
+    fn keep_register(&self, register: RingRegister) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Draws and keeps a new `worker_uuid`: for others, the data is from now on of another worker.
+    fn renew_identity(&self) -> BoxFuture<'_, Result<String, StoreError>>;
+    /// Deletes up to `limit` rows of partitions that the worker no longer holds, in small transactions without journal
+    /// rows, and says how many; 0: nothing is left. The caller sees to it that nothing writes to them meanwhile.
+    fn drop_leftovers(
+        &self,
+        partitions: Vec<PartitionId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<u64, StoreError>>;
     /// Proves with a real commit, on a connection reserved for it, that the database commits.
     fn prove_commit(&self) -> BoxFuture<'_, Result<(), StoreError>>;
-    /// Persists promises on the reserved connection, past the queue of group commits. After an error they may be
-    /// durable or not.
+    /// Persists promises on the reserved connection, past the queue of group commits, with a journal row that names no
+    /// key. After an error they may be durable or not.
     fn keep_promises(&self, promises: Vec<(PartitionId, Promise)>) -> BoxFuture<'_, Result<(), StoreError>>;
     /// Ends when the store is lost (at once, if it is not open), although nobody may be asking it anything. Cancel-safe.
     fn lost(&self) -> BoxFuture<'_, ()>;

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
+use tercet_common::sync::{Changes, DigestEntry, Memory, Position, Witness};
 use tercet_common::{
     Ballot, Content, Epoch, Incarnation, Key, KeyHash, PartitionId, Promise, Row, Term, UnixMillis,
-    VectorClock,
+    VectorClock, WorkerId,
 };
 
 use super::{
-    CommitBatch, CommitOutcome, Count, Loaded, Page, RowOutcome, ScanFrom, ScanOptions, Store, StoreError,
+    CommitBatch, CommitOutcome, Count, Loaded, Page, PartitionChange, PartitionRecord, RingRegister,
+    RowOutcome, ScanFrom, ScanOptions, Store, StoreError, Stretch,
 };
 
 /// One empty database of its own.
@@ -44,7 +46,20 @@ macro_rules! tests {
             concurrent_commits_of_the_same_keys_all_end
             large_values_and_any_bytes_survive
             numbers_beyond_63_bits_are_refused_whole
-            one_ring_is_kept_per_epoch
+            the_register_is_kept_as_it_is_sent
+            an_identity_is_renewed_for_good
+            a_change_writes_only_over_lower_ballots
+            a_change_evicts_only_exact_ballots
+            a_row_takes_the_place_of_a_higher_one_that_is_evicted
+            a_change_sets_the_flush_exactly_and_raises_the_rest
+            a_change_is_refused_whole
+            changes_and_commits_at_once_all_end
+            a_digest_walks_a_partition_in_stretches
+            a_look_finds_what_is_there
+            the_journal_tells_what_was_written
+            a_stretch_of_the_journal_is_bounded_and_never_torn
+            what_is_remembered_only_grows
+            leftovers_are_dropped_bit_by_bit
             a_second_store_is_refused_while_the_first_lives
             a_closed_store_answers_unreachable
             a_loss_is_told
@@ -368,14 +383,16 @@ pub(crate) async fn the_count_minds_expiry_deletion_and_flush(fixture: &dyn Fixt
 pub(crate) async fn all_is_there_after_a_restart(fixture: &dyn Fixture) {
     let (store, before) = opened(fixture).await;
     put(&*store, [row("a", 1, "v"), tombstone("b", 2)]).await;
-    store.keep_ring(Epoch(3), b"ring".to_vec()).await.unwrap();
+    let register =
+        RingRegister { ring: Some((Epoch(3), b"ring".to_vec())), ..before.identity.register.clone() };
+    store.keep_register(register.clone()).await.unwrap();
     store.close().await;
     drop(store);
     let (store, after) = opened(fixture).await;
     assert_eq!(read_one(&*store, "a").await, Some(row("a", 1, "v")));
     assert_eq!(read_one(&*store, "b").await, Some(tombstone("b", 2)));
     assert_eq!(after.identity.worker_uuid, before.identity.worker_uuid);
-    assert_eq!((before.identity.ring, after.identity.ring.as_deref()), (None, Some(b"ring".as_slice())));
+    assert_eq!(after.identity.register, register);
 }
 
 pub(crate) async fn vectors_and_highest_ballots_survive_a_restart(fixture: &dyn Fixture) {
@@ -460,14 +477,374 @@ pub(crate) async fn numbers_beyond_63_bits_are_refused_whole(fixture: &dyn Fixtu
     assert_eq!(read_one(&*store, "a").await, Some(highest), "the store is still good");
 }
 
-pub(crate) async fn one_ring_is_kept_per_epoch(fixture: &dyn Fixture) {
+pub(crate) async fn the_register_is_kept_as_it_is_sent(fixture: &dyn Fixture) {
+    let (store, loaded) = opened(fixture).await;
+    assert_eq!(loaded.identity.register, RingRegister::default());
+    let term = |n| Term { n, incarnation: Incarnation(n + 1) };
+    let promised = RingRegister { promised: term(5), ..RingRegister::default() };
+    let ring = |epoch, bytes: &[u8]| Some((Epoch(epoch), bytes.to_vec()));
+    let accepted = RingRegister { promised: term(6), accepted: term(6), ring: ring(2, b"two") };
+    let lower = RingRegister { promised: term(1), accepted: term(1), ring: ring(1, b"one") };
+    for (nth, register) in [promised, accepted, lower].into_iter().enumerate() {
+        store.keep_register(register.clone()).await.unwrap();
+        let identity = store.open().await.unwrap().identity;
+        assert_eq!((identity.register, identity.journal_seq), (register, nth as u64 + 1));
+    }
+    let beyond = RingRegister { promised: term(1 << 63), ..RingRegister::default() };
+    assert!(matches!(store.keep_register(beyond).await, Err(StoreError::Failed(_))));
+    assert_eq!(store.open().await.unwrap().identity.register.promised, term(1), "the store is still good");
+}
+
+pub(crate) async fn an_identity_is_renewed_for_good(fixture: &dyn Fixture) {
+    let (store, loaded) = opened(fixture).await;
+    put(&*store, [row("k", 1, "v")]).await;
+    let first = store.renew_identity().await.unwrap();
+    let second = store.renew_identity().await.unwrap();
+    assert!(first != loaded.identity.worker_uuid && second != first);
+    assert_eq!(store.open().await.unwrap().identity.worker_uuid, second);
+    assert_eq!(read_one(&*store, "k").await, Some(row("k", 1, "v")), "the data stays");
+}
+
+/// The partition of all keys with the tag `{t}`.
+fn tagged() -> PartitionId {
+    row("{t}", 0, "").key.partition()
+}
+
+fn hash(key: &str) -> KeyHash {
+    row(key, 0, "").key.hash()
+}
+
+fn change(rows: impl IntoIterator<Item = Row>, evict: &[(&str, u64)]) -> PartitionChange {
+    let mut change = PartitionChange::none(tagged());
+    change.rows = batch(rows).rows;
+    change.evict = evict.iter().map(|(key, seq)| (hash(key), ballot(*seq))).collect();
+    change.evict.sort_unstable();
+    change
+}
+
+async fn changed(store: &dyn Store, change: PartitionChange) -> Vec<RowOutcome> {
+    match store.change(change).await {
+        CommitOutcome::Committed { rows, .. } => rows,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn record(store: &dyn Store) -> PartitionRecord {
+    store.open().await.unwrap().partitions.swap_remove(tagged().index())
+}
+
+pub(crate) async fn a_change_writes_only_over_lower_ballots(fixture: &dyn Fixture) {
     let (store, _) = opened(fixture).await;
-    let keep = async |epoch, ring: &[u8]| store.keep_ring(Epoch(epoch), ring.to_vec()).await.unwrap();
-    assert_eq!(keep(2, b"first").await, b"first");
-    assert_eq!(keep(2, b"second").await, b"first");
-    assert_eq!(keep(1, b"older").await, b"first");
-    assert_eq!(keep(3, b"newer").await, b"newer");
-    assert_eq!(store.open().await.unwrap().identity.ring.unwrap(), b"newer");
+    put(&*store, [row("{t}low", 1, "old"), row("{t}same", 5, "old"), row("{t}high", 9, "old")]).await;
+    let rows = ["{t}low", "{t}same", "{t}high", "{t}absent"].map(|key| row(key, 5, "new"));
+    let sent = change(rows, &[]);
+    for (row, outcome) in sent.rows.clone().iter().zip(changed(&*store, sent).await) {
+        let expected = match row.key.as_bytes() {
+            b"{t}high" => RowOutcome::Superseded { ballot: ballot(9) },
+            _ => RowOutcome::Stored,
+        };
+        assert_eq!(outcome, expected, "{:?}", row.key);
+    }
+    assert_eq!(read_one(&*store, "{t}low").await, Some(row("{t}low", 5, "new")));
+    assert_eq!(read_one(&*store, "{t}same").await, Some(row("{t}same", 5, "old")));
+    assert_eq!(read_one(&*store, "{t}high").await, Some(row("{t}high", 9, "old")));
+    assert_eq!(read_one(&*store, "{t}absent").await, Some(row("{t}absent", 5, "new")));
+    fixture.plant(row("{t}squatter", 1, "mine"), hash("{t}wanted")).await;
+    let outcomes = changed(&*store, change([row("{t}wanted", 7, "v")], &[])).await;
+    assert_eq!(outcomes, [RowOutcome::KeyCollision]);
+}
+
+pub(crate) async fn a_change_evicts_only_exact_ballots(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let keys = ["{t}lower", "{t}exact", "{t}dead", "{t}higher"];
+    let rows = [row(keys[0], 4, "v"), row(keys[1], 5, "v"), tombstone(keys[2], 5), row(keys[3], 6, "v")];
+    put(&*store, rows.clone()).await;
+    let evict = ["{t}lower", "{t}exact", "{t}dead", "{t}higher", "{t}absent"].map(|key| (key, 5));
+    let sent = change([row("{t}beside", 1, "v")], &evict);
+    assert_eq!(changed(&*store, sent.clone()).await, [RowOutcome::Stored]);
+    for (key, row) in keys.iter().zip(rows) {
+        let kept = matches!(*key, "{t}lower" | "{t}higher").then_some(row);
+        assert_eq!(read_one(&*store, key).await, kept, "{key}");
+    }
+    assert_eq!(read_one(&*store, "{t}absent").await, None);
+    assert_eq!(changed(&*store, sent).await, [RowOutcome::Stored], "all of it again");
+    assert_eq!(all_pages(&*store, everything()).await.len(), 3);
+    let record = record(&*store).await;
+    assert_eq!(record.highest, ballot(6), "what was evicted still counts, what was not there does not");
+}
+
+pub(crate) async fn a_row_takes_the_place_of_a_higher_one_that_is_evicted(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    put(&*store, [row("{t}never chosen", 9, "v"), row("{t}overtaken", 10, "v"), row("{t}other", 1, "v")])
+        .await;
+    let keys = ["{t}never chosen", "{t}overtaken", "{t}gone"];
+    let sent = change(keys.map(|key| row(key, 5, "chosen")), &keys.map(|key| (key, 9)));
+    for (row, outcome) in sent.rows.clone().iter().zip(changed(&*store, sent).await) {
+        let expected = match row.key.as_bytes() {
+            b"{t}overtaken" => RowOutcome::Superseded { ballot: ballot(10) },
+            _ => RowOutcome::Stored,
+        };
+        assert_eq!(outcome, expected, "{:?}", row.key);
+    }
+    for key in ["{t}never chosen", "{t}gone"] {
+        assert_eq!(read_one(&*store, key).await, Some(row(key, 5, "chosen")), "{key}");
+    }
+    assert_eq!(
+        changed(&*store, change([row("{t}other", 2, "v")], &[("{t}other", 2)])).await,
+        [RowOutcome::Stored]
+    );
+    assert_eq!(
+        read_one(&*store, "{t}other").await,
+        Some(row("{t}other", 2, "v")),
+        "evicted before, not after"
+    );
+}
+
+pub(crate) async fn a_change_sets_the_flush_exactly_and_raises_the_rest(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let clock = |seq| VectorClock::new().with_dot(OWNER, seq);
+    let flush = |seq| PartitionChange { flush: Some((ballot(seq), clock(seq))), ..change([], &[]) };
+    put(&*store, [row("{t}above", 30, "v"), row("{t}below", 3, "v")]).await;
+    changed(&*store, flush(20)).await;
+    assert_eq!(all_pages(&*store, everything()).await, [row("{t}above", 30, "v")]);
+    let state = PartitionChange {
+        floor: ballot(7),
+        vector: VectorClock::new().with_dot(Incarnation(3), 8),
+        highest: ballot(40),
+        promise: promise(1, 2, 3),
+        ..flush(10)
+    };
+    changed(&*store, state).await;
+    changed(&*store, PartitionChange { floor: ballot(6), promise: promise(1, 1, 1), ..change([], &[]) })
+        .await;
+    // Rows between the old flush and the new one are there to stay, also when all that is due has been deleted.
+    let installed = [row("{t}installed", 15, "v"), row("{t}gone", 9, "v")];
+    changed(&*store, change(installed, &[])).await;
+    for _ in 0..2 {
+        let record = record(&*store).await;
+        assert_eq!((record.flush, &record.flush_clock), (ballot(10), &clock(10)));
+        assert_eq!((record.floor, record.highest), (ballot(7), ballot(40)));
+        assert_eq!(record.promise, promise(1, 2, 3));
+        assert_eq!(record.vector, clock(30).with_dot(Incarnation(3), 8));
+        let keys: Vec<_> = all_pages(&*store, everything()).await.into_iter().map(|row| row.key).collect();
+        let mut expected = ["{t}above", "{t}installed"].map(|key| row(key, 0, "").key);
+        expected.sort_by_key(|key| key.hash());
+        assert_eq!(keys, expected);
+    }
+    let lower = CommitBatch { flushes: vec![(tagged(), ballot(8), clock(8))], ..CommitBatch::default() };
+    outcomes(&*store, lower).await;
+    assert_eq!(record(&*store).await.flush_clock, clock(10), "a flush that raises nothing leaves the clock");
+    let higher = CommitBatch { flushes: vec![(tagged(), ballot(12), clock(12))], ..CommitBatch::default() };
+    outcomes(&*store, higher).await;
+    let record = record(&*store).await;
+    assert_eq!((record.flush, record.flush_clock), (ballot(12), clock(12)));
+}
+
+pub(crate) async fn a_change_is_refused_whole(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    put(&*store, [row("{t}k", 5, "v")]).await;
+    let beyond = promise(1, 1, 1).ballot(1 << 63);
+    let sound = || change([row("{t}new", 1, "v")], &[("{t}k", 5)]);
+    let mut evicting = sound();
+    evicting.evict[0].1 = beyond;
+    let writing = change([Row { ballot: beyond, ..row("{t}new", 1, "v") }], &[("{t}k", 5)]);
+    for refused in [
+        evicting,
+        writing,
+        PartitionChange { floor: beyond, ..sound() },
+        PartitionChange { highest: beyond, ..sound() },
+        PartitionChange { flush: Some((beyond, VectorClock::new())), ..sound() },
+        PartitionChange { promise: promise(1, 1 << 63, 1), ..sound() },
+    ] {
+        let outcome = store.change(refused).await;
+        assert!(matches!(outcome, CommitOutcome::Aborted(StoreError::Failed(_))), "{outcome:?}");
+    }
+    assert_eq!(read_one(&*store, "{t}new").await, None);
+    assert_eq!(read_one(&*store, "{t}k").await, Some(row("{t}k", 5, "v")), "the store is still good");
+    let none = store.change(PartitionChange::none(tagged())).await;
+    assert!(matches!(none, CommitOutcome::Committed { rows, .. } if rows.is_empty()), "only a journal row");
+}
+
+pub(crate) async fn changes_and_commits_at_once_all_end(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    // The same keys in all of them, written, evicted where they are not and where they are, and flushed.
+    let key = |n: u64| format!("{{t}}{n}");
+    let works = (1..=40u64).map(|seq| {
+        let store = &store;
+        async move {
+            let keys = (seq % 5)..(seq % 5 + 20);
+            let rows: Vec<_> = keys.map(|n| row(&key(n), seq, "v")).collect();
+            match seq % 4 {
+                0 => {
+                    let (odd, even): (Vec<_>, Vec<_>) =
+                        rows.into_iter().partition(|row| row.key.hash().0[0] % 2 == 1);
+                    let mut sent = change(odd, &[]);
+                    sent.evict =
+                        batch(even).rows.iter().map(|row| (row.key.hash(), ballot(seq - 1))).collect();
+                    sent.flush = (seq % 8 == 0).then(|| (Ballot::ZERO, VectorClock::new()));
+                    sent.promise = promise(1, seq, 1);
+                    store.change(sent).await
+                }
+                1 => {
+                    store
+                        .commit(CommitBatch { promises: vec![(tagged(), promise(1, seq, 1))], ..batch(rows) })
+                        .await
+                }
+                _ => store.commit(batch(rows)).await,
+            }
+        }
+    });
+    let mut seqs = Vec::new();
+    for outcome in join_all(works).await {
+        let CommitOutcome::Committed { journal_seq, .. } = outcome else { panic!("{outcome:?}") };
+        seqs.push(journal_seq);
+    }
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=40).collect::<Vec<_>>());
+    assert_eq!(record(&*store).await.promise, promise(1, 40, 1));
+}
+
+fn entry(row: &Row) -> DigestEntry {
+    DigestEntry { hash: row.key.hash(), ballot: row.ballot, tombstone: row.content == Content::Tombstone }
+}
+
+pub(crate) async fn a_digest_walks_a_partition_in_stretches(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    assert_eq!(store.digest(tagged(), START, 10).await, Ok(Stretch::default()));
+    let mut rows: Vec<_> = (1..=30).map(|i| row(&format!("{{t}}{i}"), i, "v")).collect();
+    rows.extend((1..=9).map(|i| tombstone(&format!("{{t}}dead {i}"), 30 + i)));
+    put(&*store, rows.iter().cloned().chain([row("elsewhere", 1, "v")])).await;
+    rows.sort_by_key(place);
+    let mut expected: Vec<_> = rows.iter().map(entry).collect();
+    for flush in [0, 10] {
+        let flushes = vec![(tagged(), ballot(flush), VectorClock::new())];
+        outcomes(&*store, CommitBatch { flushes, ..CommitBatch::default() }).await;
+        expected.retain(|entry| entry.ballot >= ballot(flush));
+        for limit in [1, 7, 39, 40, 1_000] {
+            let (mut found, mut from) = (Vec::new(), Some(START));
+            while let Some(start) = from {
+                let stretch = store.digest(tagged(), start, limit).await.unwrap();
+                assert!(stretch.entries.len() <= limit);
+                assert!(stretch.next.is_none_or(|next| next > start), "it goes on where it ended");
+                found.extend(stretch.entries);
+                from = stretch.next;
+            }
+            assert_eq!(found, expected, "limit {limit}, flush {flush}");
+        }
+    }
+    let from = store.digest(tagged(), rows[35].key.hash(), 10).await.unwrap();
+    assert_eq!(from.entries.first(), expected.iter().find(|entry| entry.hash >= rows[35].key.hash()));
+}
+
+pub(crate) async fn a_look_finds_what_is_there(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let mut rows =
+        [row("{t}a", 5, "v"), tombstone("{t}b", 6), row("{t}flushed", 1, "v"), row("{t}c", 2, "v")];
+    put(&*store, rows.iter().cloned()).await;
+    let flushes = vec![(tagged(), ballot(2), VectorClock::new())];
+    outcomes(&*store, CommitBatch { flushes, ..CommitBatch::default() }).await;
+    let hashes = ["{t}c", "{t}absent", "{t}flushed", "{t}b", "{t}a", "{t}b"].map(hash);
+    rows.sort_by_key(place);
+    let expected: Vec<_> = rows.iter().filter(|row| row.ballot > ballot(1)).map(entry).collect();
+    assert_eq!(store.look(tagged(), hashes.to_vec()).await, Ok(expected));
+    assert_eq!(store.look(tagged(), Vec::new()).await, Ok(Vec::new()));
+}
+
+pub(crate) async fn the_journal_tells_what_was_written(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    assert_eq!(store.changes(0, 10).await, Ok(Changes::default()));
+    put(&*store, [row("{t}a", 1, "v"), row("elsewhere", 1, "v")]).await;
+    put(&*store, [row("{t}a", 2, "v")]).await;
+    store.keep_promises(vec![(tagged(), promise(1, 1, 1))]).await.unwrap();
+    let flushed =
+        PartitionChange { flush: Some((ballot(1), VectorClock::new())), ..change([], &[("{t}b", 1)]) };
+    changed(&*store, flushed).await;
+    let seen = async |since| {
+        let mut changes = store.changes(since, 100).await.unwrap();
+        changes.entries.sort_unstable();
+        changes
+    };
+    let mut places = [place(&row("{t}a", 0, "")), place(&row("elsewhere", 0, "")), (tagged(), hash("{t}b"))];
+    places.sort_unstable();
+    let all = seen(0).await;
+    assert_eq!((all.entries.as_slice(), &all.flushed, all.upto), (&places[..], &vec![tagged()], 4));
+    assert!(!all.more && !all.pruned);
+    assert_eq!(seen(1).await.entries.len(), 2);
+    assert_eq!(seen(2).await.entries, [(tagged(), hash("{t}b"))]);
+    assert_eq!(seen(4).await, Changes { upto: 4, ..Changes::default() });
+    assert_eq!(seen(9).await, Changes { upto: 9, ..Changes::default() });
+    // A refused one takes a seq at most; what follows is told all the same.
+    let beyond = Row { ballot: promise(1, 1, 1).ballot(1 << 63), ..row("{t}z", 1, "v") };
+    store.commit(batch([beyond])).await;
+    assert_eq!(seen(4).await.upto, 4);
+    store.open().await.unwrap();
+    put(&*store, [row("{t}last", 3, "v")]).await;
+    assert_eq!(seen(4).await.entries, [(tagged(), hash("{t}last"))], "also after a restart");
+}
+
+pub(crate) async fn a_stretch_of_the_journal_is_bounded_and_never_torn(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    // More rows of the journal than one statement reads, some naming many keys, some none.
+    for seq in 1..=200u64 {
+        let keys = if seq % 50 == 0 { 30 } else { seq % 3 };
+        put(&*store, (0..keys).map(|key| row(&format!("{{t}}{seq}/{key}"), seq, "v"))).await;
+    }
+    for limit in [1, 10, 29, 1_000] {
+        let (mut since, mut found, mut commits) = (0, Vec::new(), 0);
+        loop {
+            let changes = store.changes(since, limit).await.unwrap();
+            assert!(changes.entries.len() <= limit.max(30), "limit {limit}");
+            found.extend(changes.entries);
+            since = changes.upto;
+            commits += 1;
+            if !changes.more {
+                break;
+            }
+        }
+        found.sort_unstable();
+        let expected: Vec<_> = all_pages(&*store, everything()).await.iter().map(place).collect();
+        assert_eq!((since, found.len()), (200, expected.len()), "each once, limit {limit}");
+        assert_eq!(found, expected);
+        assert!(limit == 1_000 || commits > 10, "limit {limit}: {commits} answers");
+    }
+}
+
+pub(crate) async fn what_is_remembered_only_grows(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    assert_eq!(store.recall().await, Ok(Memory::default()));
+    let position = |peer: &str, seq| Position { peer: peer.to_owned(), seq };
+    let witness = |worker: &str, uuid: &str, boot_generation, journal_seq| Witness {
+        worker: WorkerId::new(worker).unwrap(),
+        uuid: uuid.to_owned(),
+        boot_generation,
+        journal_seq,
+    };
+    let positions = vec![position("b", 5), position("B", 1), position("a", 7)];
+    let witnesses = vec![witness("w2", "u2", 3, 30), witness("w1", "u1", 1, 10)];
+    store.remember(Memory { positions, witnesses }).await.unwrap();
+    let positions = vec![position("a", 6), position("b", 8), position("b", 7)];
+    let witnesses = vec![witness("w1", "u1", 2, 9), witness("w2", "other", 1, 2)];
+    store.remember(Memory { positions, witnesses }).await.unwrap();
+    store.remember(Memory::default()).await.unwrap();
+    let expected = Memory {
+        positions: vec![position("B", 1), position("a", 7), position("b", 8)],
+        witnesses: vec![witness("w1", "u1", 2, 10), witness("w2", "other", 1, 2)],
+    };
+    assert_eq!(store.recall().await, Ok(expected.clone()));
+    store.open().await.unwrap();
+    assert_eq!(store.recall().await, Ok(expected));
+}
+
+pub(crate) async fn leftovers_are_dropped_bit_by_bit(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let rows = (0..700).map(|i| row(&format!("{{t}}{i}"), 1, "v"));
+    put(&*store, rows.chain([row("elsewhere", 1, "v"), row("{other}", 1, "v")])).await;
+    let partitions = vec![row("{other}", 0, "").key.partition(), tagged(), tagged()];
+    assert_eq!(store.drop_leftovers(partitions.clone(), 600).await, Ok(600));
+    assert_eq!(store.drop_leftovers(partitions.clone(), 600).await, Ok(101));
+    assert_eq!(store.drop_leftovers(partitions, 600).await, Ok(0));
+    assert_eq!(all_pages(&*store, everything()).await, [row("elsewhere", 1, "v")]);
+    assert_eq!(record(&*store).await.highest, ballot(1), "the partition's record stays");
 }
 
 pub(crate) async fn a_second_store_is_refused_while_the_first_lives(fixture: &dyn Fixture) {

@@ -103,45 +103,6 @@ async fn a_caller_without_the_secret_is_turned_away() {
     worker.stop().await.unwrap();
 }
 
-fn configuration(members: &[&str]) -> v1::RingConfiguration {
-    let member = |id: &&str| v1::RingMember { id: (*id).into(), virtual_nodes: 16, zone: String::new() };
-    let members = members.iter().map(member).collect();
-    v1::RingConfiguration { cluster_id: "tercet".into(), epoch: 1, replicas: 1, members }
-}
-
-#[tokio::test]
-async fn the_first_configuration_stays_and_decides_membership() {
-    let (store, _) = ScriptedStore::new();
-    let worker = start(&store).await;
-    let mut client = client(&worker).await;
-    let ours = configuration(&["w1", "w2"]);
-    let held = client.configure(ours.clone()).await.unwrap().into_inner().held;
-    assert_eq!(held, Some(ours.clone()));
-    let held = client.configure(configuration(&["w1"])).await.unwrap().into_inner().held;
-    assert_eq!(held, Some(ours.clone()), "another one of the same epoch");
-
-    let theirs = v1::RingConfiguration { cluster_id: "other".into(), ..ours.clone() };
-    let error = client.configure(theirs).await.unwrap_err();
-    assert_eq!(error.code(), Code::FailedPrecondition);
-    assert_eq!(error.message(), "this worker belongs to cluster `tercet`, not to `other`");
-    let error = client.configure(configuration(&[])).await.unwrap_err();
-    assert_eq!(error.code(), Code::InvalidArgument);
-
-    // One replica each: some partitions are the other worker's. It is so after a restart, too.
-    let not_member = async |worker: &Worker| {
-        let mut stream = Exchange::open(worker).await;
-        stream.send((1..=100).map(|n| put(&n.to_string(), n))).await;
-        let replies = stream.receive(100).await;
-        replies.iter().filter(|reply| **reply == refused(Refusal::NotMember)).count()
-    };
-    let before = not_member(&worker).await;
-    assert!((1..100).contains(&before));
-    worker.stop().await.unwrap();
-    let again = start(&store).await;
-    assert_eq!(not_member(&again).await, before);
-    again.stop().await.unwrap();
-}
-
 #[tokio::test]
 async fn scans_come_in_pages_and_counts_are_counted() {
     let (store, _) = ScriptedStore::new();

@@ -95,10 +95,19 @@ async fn another_database_in_the_place_of_the_first_is_not_used() {
 #[tokio::test]
 async fn a_database_of_another_cluster_is_refused_at_start() {
     let (store, _) = ScriptedStore::new();
-    let theirs = v1::RingConfiguration { cluster_id: "other".into(), ..Default::default() };
-    store.state.lock().ring = Some(prost::Message::encode_to_vec(&theirs));
+    let member = v1::RingMember { id: "w1".into(), virtual_nodes: 1, ..Default::default() };
+    let theirs = v1::RingConfiguration {
+        cluster_id: "other".into(),
+        epoch: 1,
+        replicas: 1,
+        members: vec![member],
+        ..Default::default()
+    };
+    let record = v1::RegisterRecord { decided: Some(theirs), ..Default::default() };
+    let ring = Some((tercet_common::Epoch(1), prost::Message::encode_to_vec(&record)));
+    store.state.lock().register = crate::store::RingRegister { ring, ..Default::default() };
     let error = Worker::start(config(), store, None).await.err().unwrap();
-    let text = "cannot use the database: this worker belongs to cluster `tercet`, not to `other`";
+    let text = "cannot use the database: the data belongs to cluster `other`, not to `tercet`";
     assert_eq!(error.to_string(), text);
 }
 

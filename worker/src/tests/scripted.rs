@@ -6,12 +6,13 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tercet_common::{Epoch, KeyHash, PARTITIONS, PartitionId, Promise, Row, UnixMillis};
+use tercet_common::sync::{Changes, DigestEntry, Memory};
+use tercet_common::{KeyHash, PARTITIONS, PartitionId, Promise, Row, UnixMillis};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::store::{
-    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionRecord, RowOutcome, ScanFrom,
-    ScanOptions, Store, StoreError, Usage,
+    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
+    RingRegister, RowOutcome, ScanFrom, ScanOptions, Store, StoreError, Stretch, Usage,
 };
 
 /// What is to become of the next commit.
@@ -30,7 +31,7 @@ pub(super) struct State {
     pub(super) uuid: String,
     pub(super) journal_seq: u64,
     pub(super) generation: u64,
-    pub(super) ring: Option<Vec<u8>>,
+    pub(super) register: RingRegister,
     pub(super) partitions: Vec<PartitionRecord>,
     pub(super) rows: BTreeMap<(PartitionId, KeyHash), Row>,
     /// Failures of the next openings and proofs.
@@ -104,7 +105,7 @@ impl Store for ScriptedStore {
             worker_uuid: state.uuid.clone(),
             boot_generation: state.generation,
             journal_seq: state.journal_seq,
-            ring: state.ring.clone(),
+            register: state.register.clone(),
         };
         let loaded = Loaded { identity, partitions: state.partitions.clone() };
         async { Ok(loaded) }.boxed()
@@ -162,10 +163,43 @@ impl Store for ScriptedStore {
         async move { Ok(Count { live, expiring: 0 }) }.boxed()
     }
 
-    fn keep_ring(&self, _epoch: Epoch, ring: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, StoreError>> {
-        // One epoch is enough for these tests.
-        let held = self.state.lock().ring.get_or_insert(ring).clone();
-        async { Ok(held) }.boxed()
+    fn keep_register(&self, register: RingRegister) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.state.lock().register = register;
+        async { Ok(()) }.boxed()
+    }
+
+    // What no test of the engine over this store asks for.
+
+    fn change(&self, _: PartitionChange) -> BoxFuture<'_, CommitOutcome> {
+        async { CommitOutcome::Aborted(unscripted()) }.boxed()
+    }
+
+    fn digest(&self, _: PartitionId, _: KeyHash, _: usize) -> BoxFuture<'_, Result<Stretch, StoreError>> {
+        async { Err(unscripted()) }.boxed()
+    }
+
+    fn look(&self, _: PartitionId, _: Vec<KeyHash>) -> BoxFuture<'_, Result<Vec<DigestEntry>, StoreError>> {
+        async { Err(unscripted()) }.boxed()
+    }
+
+    fn changes(&self, _: u64, _: usize) -> BoxFuture<'_, Result<Changes, StoreError>> {
+        async { Err(unscripted()) }.boxed()
+    }
+
+    fn remember(&self, _: Memory) -> BoxFuture<'_, Result<(), StoreError>> {
+        async { Err(unscripted()) }.boxed()
+    }
+
+    fn recall(&self) -> BoxFuture<'_, Result<Memory, StoreError>> {
+        async { Err(unscripted()) }.boxed()
+    }
+
+    fn renew_identity(&self) -> BoxFuture<'_, Result<String, StoreError>> {
+        async { Err(unscripted()) }.boxed()
+    }
+
+    fn drop_leftovers(&self, _: Vec<PartitionId>, _: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        async { Err(unscripted()) }.boxed()
     }
 
     fn prove_commit(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -190,4 +224,8 @@ impl Store for ScriptedStore {
         self.state.lock().closed = true;
         async {}.boxed()
     }
+}
+
+fn unscripted() -> StoreError {
+    StoreError::Failed("the script says nothing of this".to_owned())
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tercet_frontend::coordinator::status::{Breaker, ClusterStatus, Health};
+use tercet_frontend::coordinator::status::{Breaker, ClusterStatus, Health, Role};
 
 use super::http::Rest;
 use super::resp::Client;
@@ -203,9 +203,12 @@ impl Cluster {
     pub(crate) async fn wait_until_whole(&self) {
         self.wait_for_status("every worker is back", |status| {
             let flows = |worker: &tercet_frontend::coordinator::status::WorkerStatus| {
-                worker.health == Health::Alive && worker.breaker == Breaker::Closed
+                let asked = worker.health == Health::Alive && worker.breaker == Breaker::Closed;
+                asked && worker.role == Role::Member && worker.partitions > 0
             };
-            status.ready && status.partitions.under_replicated == 0 && status.workers.iter().all(flows)
+            let settled = status.ring.change.is_none() && status.ring.waiting.is_none();
+            let whole = status.ready && status.partitions.under_replicated == 0;
+            whole && settled && status.workers.iter().all(flows)
         })
         .await;
     }

@@ -2,13 +2,12 @@
 
 use smallvec::SmallVec;
 use tercet_common::message::Held;
-use tercet_common::quorum::majority;
 use tercet_common::{PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Row};
 
 use super::super::api::OpError;
 use super::arena::Id;
 use super::slot::{Batch, Origin, Phase};
-use super::{Answer, Core, Target, WorkerIx};
+use super::{Answer, Core, Replicas, Target, WorkerIx};
 
 pub(super) struct Base {
     pub(super) batch: Batch,
@@ -29,7 +28,7 @@ pub(super) enum Asked {
 }
 
 impl Core {
-    /// Asks two replicas; a third when one is slow or fails.
+    /// Asks as few replicas as make a quorum; more when one is slow or fails.
     pub(super) fn start_base(&mut self, id: Id, batch: Batch) {
         let Some(partition) = self.slots.get(id).map(|slot| slot.partition) else { return };
         let open = self.partition(partition).and_then(|p| Some((p.open_promise()?, p.generation())));
@@ -38,39 +37,40 @@ impl Core {
         slot.round += 1;
         let (asked, answers) = (SmallVec::new(), SmallVec::new());
         slot.phase = Phase::Base(Base { batch, promise, generation, asked, answers, attempts: 0 });
-        let quorum = majority(self.replicas(partition).len());
-        self.ask_base(id, quorum, false);
+        let quorum = self.quorum_in_reach(partition);
+        self.send_base(id, &quorum);
         self.set_slot_timer(id, self.tuning.hedge_after);
     }
 
-    /// Sends get-for-write to up to `count` replicas that were not asked yet or, with `again`, whose call failed.
-    pub(super) fn ask_base(&mut self, id: Id, count: usize, again: bool) {
-        let Some(slot) = self.slots.get(id) else { return };
-        let (key, round, partition) = (slot.key.clone(), slot.round, slot.partition);
-        let Phase::Base(base) = &slot.phase else { return };
-        let promise = base.promise;
-        let open: SmallVec<[WorkerIx; 3]> = self
-            .replicas(partition)
-            .into_iter()
-            .filter(|w| {
-                let state = base.asked.iter().find(|(asked, _)| asked == w).map(|(_, state)| *state);
-                state.is_none_or(|state| again && state == Asked::Failed)
-            })
-            .collect();
-        let mut sent = SmallVec::<[WorkerIx; 3]>::new();
-        for worker in open {
-            if sent.len() == count {
-                break;
+    /// Asks a replica more, in a joint epoch all that are left: which of them would complete the quorum depends on who
+    /// answers.
+    fn ask_base_more(&mut self, id: Id) {
+        let Some((partition, open)) = self.base_open(id, |state| state.is_none()) else { return };
+        let joint = self.partition(partition).is_some_and(|p| p.group.is_joint());
+        let open: Replicas = open.into_iter().filter(|w| self.is_available(*w)).collect();
+        self.send_base(id, if joint { &open } else { open.get(..1).unwrap_or_default() });
+    }
+
+    /// The base's partition, and its replicas in such a state; `None`: not asked yet.
+    fn base_open(&self, id: Id, is: impl Fn(Option<Asked>) -> bool) -> Option<(PartitionId, Replicas)> {
+        let slot = self.slots.get(id)?;
+        let Phase::Base(base) = &slot.phase else { return None };
+        let state = |w: WorkerIx| base.asked.iter().find(|(asked, _)| *asked == w).map(|(_, state)| *state);
+        let open = self.replicas(slot.partition).into_iter().filter(|w| is(state(*w))).collect();
+        Some((slot.partition, open))
+    }
+
+    fn send_base(&mut self, id: Id, workers: &[WorkerIx]) {
+        for worker in workers {
+            let Some(slot) = self.slots.get(id) else { return };
+            let Phase::Base(base) = &slot.phase else { return };
+            let request = ReplicaRequest::GetForWrite { promise: base.promise, key: slot.key.clone() };
+            if self.call(*worker, Target::Slot(id, slot.round), request)
+                && let Some(Phase::Base(base)) = self.slots.get_mut(id).map(|slot| &mut slot.phase)
+            {
+                base.asked.retain(|(asked, _)| asked != worker);
+                base.asked.push((*worker, Asked::Pending));
             }
-            let request = ReplicaRequest::GetForWrite { promise, key: key.clone() };
-            if self.call(worker, Target::Slot(id, round), request) {
-                sent.push(worker);
-            }
-        }
-        let Some(Phase::Base(base)) = self.slots.get_mut(id).map(|slot| &mut slot.phase) else { return };
-        for worker in sent {
-            base.asked.retain(|(asked, _)| *asked != worker);
-            base.asked.push((worker, Asked::Pending));
         }
     }
 
@@ -83,8 +83,8 @@ impl Core {
             Answer::Reply(ReplicaReply::Version(held)) => {
                 *state = Asked::Answered;
                 base.answers.push((worker, held));
-                let answers = base.answers.len();
-                if answers >= majority(self.replicas(partition).len()) {
+                let answered: Replicas = base.answers.iter().map(|(worker, _)| *worker).collect();
+                if self.is_quorum(partition, |w| answered.contains(&w)) {
                     self.base_done(id);
                 }
             }
@@ -95,7 +95,7 @@ impl Core {
                 *state = Asked::Failed;
                 self.out.counts.hedged_failed += 1;
                 // Another replica at once; the failed one again by the timer.
-                self.ask_base(id, 1, false);
+                self.ask_base_more(id);
             }
         }
     }
@@ -139,7 +139,7 @@ impl Core {
         if over {
             let Some(base) = self.take_base(id) else { return };
             let error = base.batch.failure(self.no_quorum(partition));
-            self.finish_err(base.batch, error);
+            self.fail_batch(id, base.batch, error);
             self.advance(id);
         } else if cut_off {
             // The partition is taken over again, or flushed; the base is read again after that.
@@ -149,7 +149,8 @@ impl Core {
             if attempts == 0 {
                 self.out.counts.hedged_slow += 1;
             }
-            self.ask_base(id, usize::MAX, true);
+            let open = self.base_open(id, |state| state.is_none_or(|state| state == Asked::Failed));
+            self.send_base(id, &open.map(|(_, open)| open).unwrap_or_default());
             self.set_slot_timer(id, self.resend_delay(attempts + 1));
         }
     }
@@ -162,8 +163,9 @@ impl Core {
         }
         base.answers.sort_by_key(|(_, held)| std::cmp::Reverse(held.ballot));
         let Some((holder, highest)) = base.answers.first().cloned() else { return };
-        let holders = base.answers.iter().filter(|(_, held)| held.ballot == highest.ballot).count();
-        let chosen = holders >= majority(self.replicas(partition).len());
+        let holders = base.answers.iter().filter(|(_, held)| held.ballot == highest.ballot);
+        let holders: Replicas = holders.map(|(worker, _)| *worker).collect();
+        let chosen = self.is_quorum(partition, |w| holders.contains(&w));
         let rows: Vec<Row> = base.answers.iter().filter_map(|(_, held)| held.row.clone()).collect();
         if let Some(p) = self.partition_mut(partition) {
             for row in &rows {
@@ -178,13 +180,13 @@ impl Core {
         if batch.sent.contains(&highest.ballot) {
             // The put did arrive somewhere and nothing came after it: make it chosen, and acknowledge.
             let Some(row) = highest.row else {
-                self.finish_err(batch, OpError::Uncertain);
+                self.fail_batch(id, batch, OpError::Uncertain);
                 return self.advance(id);
             };
-            return self.rewrite(id, batch, row);
+            return self.put_again(id, batch, row);
         }
         if sent().next().is_some() && sent().any(|ballot| highest.ballot >= *ballot) {
-            self.finish_err(batch, OpError::Uncertain);
+            self.fail_batch(id, batch, OpError::Uncertain);
             return self.advance(id);
         }
         // Below all that was sent: a quorum has promised a higher term, so those puts can never be chosen as they are.

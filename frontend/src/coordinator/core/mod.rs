@@ -23,6 +23,10 @@
 //! acknowledge; the highest is below all that was sent → it never happened and never will, apply afresh; anything
 //! else → UNCERTAIN (design 4, "one client operation, one ballot").
 //!
+//! # Ring changes
+//!
+//! A partition's replicas and epoch come and change from outside: see `reconfigure`.
+//!
 //! # Forgetting
 //!
 //! The owner's memory of a key (its last issued state) lives only while a put is under way or has just been acknowledged
@@ -31,9 +35,11 @@
 
 mod arena;
 mod base;
+mod group;
 mod partition;
 mod put;
 mod read;
+mod reconfigure;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -42,20 +48,20 @@ mod timer;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use smallvec::SmallVec;
 use tercet_common::{
-    Ballot, Epoch, Incarnation, Key, PartitionId, Refusal, ReplicaReply, ReplicaRequest, UnixMillis,
-    VectorClock, WorkerId,
+    Ballot, Incarnation, Key, PartitionId, Refusal, ReplicaReply, ReplicaRequest, UnixMillis, VectorClock,
+    WorkerId,
 };
 
 use self::arena::{Arena, Id};
+pub use self::group::{Group, Replicas};
 use self::partition::Partition;
 use self::read::Read;
 use self::slot::{Queued, Slot};
 use self::timer::{Timer, Timers};
 use super::api::{Found, Op, OpError, ReadLevel, ReadOp, Update, Written};
 
-/// A worker's place in the ring's member list.
+/// A worker's place in the list of all workers that this process came to know. Never given to another one.
 pub type WorkerIx = u16;
 
 /// The name of one request to one replica. Its top byte is zero and free for the shell.
@@ -106,9 +112,27 @@ const CALL_PATIENCE: u32 = 4;
 ///
 /// `since` is when the operation was submitted.
 pub enum Completion {
-    Read { done: ReadDone, result: Result<Option<Found>, OpError>, since: Duration },
-    Write { update: Box<dyn Update>, outcome: Result<Written, OpError>, blind: bool, since: Duration },
-    Flush { done: FlushDone, result: Result<(), OpError>, since: Duration },
+    Read {
+        done: ReadDone,
+        result: Result<Option<Found>, OpError>,
+        since: Duration,
+    },
+    Write {
+        update: Box<dyn Update>,
+        outcome: Result<Written, OpError>,
+        blind: bool,
+        since: Duration,
+    },
+    Flush {
+        done: FlushDone,
+        result: Result<(), OpError>,
+        since: Duration,
+    },
+    /// Of [`Core::rewrite`]: no client waits for it.
+    Rewrite {
+        done: FlushDone,
+        result: Result<(), OpError>,
+    },
 }
 
 impl Completion {
@@ -116,7 +140,7 @@ impl Completion {
         match self {
             Self::Read { done, result, .. } => done(result),
             Self::Write { update, outcome, .. } => update.finish(outcome),
-            Self::Flush { done, result, .. } => done(result),
+            Self::Flush { done, result, .. } | Self::Rewrite { done, result } => done(result),
         }
     }
 }
@@ -175,11 +199,12 @@ pub enum CallKind {
     GetForWrite,
     Replicate,
     Flush,
+    Sync,
 }
 
 impl CallKind {
     /// In the order of their discriminants.
-    pub const NAMES: [&str; 6] = ["prepare", "put", "get", "get_for_write", "replicate", "flush"];
+    pub const NAMES: [&str; 7] = ["prepare", "put", "get", "get_for_write", "replicate", "flush", "sync"];
 
     fn of(request: &ReplicaRequest) -> Self {
         match request {
@@ -189,6 +214,7 @@ impl CallKind {
             ReplicaRequest::GetForWrite { .. } => Self::GetForWrite,
             ReplicaRequest::Replicate { .. } => Self::Replicate,
             ReplicaRequest::Flush { .. } => Self::Flush,
+            ReplicaRequest::Sync(_) => Self::Sync,
         }
     }
 }
@@ -210,7 +236,8 @@ impl CallOutcome {
 /// What a call was for.
 #[derive(Clone, Copy, Debug)]
 enum Target {
-    Read(Id),
+    /// Read and round, in the same sense.
+    Read(Id, u32),
     /// Slot and round: an answer to an earlier round of the slot is stale.
     Slot(Id, u32),
     Prepare(PartitionId, u32),
@@ -224,8 +251,8 @@ struct Call {
     target: Target,
     kind: CallKind,
     sent: Duration,
-    /// The key of a put, which may outlive its slot's interest in it.
-    put: Option<Key>,
+    /// What a put puts; the call may outlive its slot's interest in it.
+    put: Option<(Key, Ballot)>,
 }
 
 /// How a call ended.
@@ -234,8 +261,6 @@ enum Answer {
     /// No answer will come: time-out, or the link broke. It may have had its effect.
     Lost,
 }
-
-type Replicas = SmallVec<[WorkerIx; 3]>;
 
 /// See the module.
 pub struct Core {
@@ -261,17 +286,17 @@ pub struct Core {
 }
 
 impl Core {
-    /// A core for the given partitions, each with its epoch and preference list. `me` must never have been used before.
+    /// A core for the given partitions, each with its replicas. `me` must never have been used before.
     pub fn new(
         me: Incarnation,
         tuning: Tuning,
         names: Vec<WorkerId>,
-        partitions: impl IntoIterator<Item = (PartitionId, Epoch, Replicas)>,
+        partitions: impl IntoIterator<Item = (PartitionId, Group)>,
     ) -> Self {
         let mut table: Vec<Option<Partition>> = Vec::new();
         table.resize_with(usize::from(tercet_common::PARTITIONS), || None);
-        for (id, epoch, replicas) in partitions {
-            table[id.index()] = Some(Partition::new(epoch, replicas));
+        for (id, group) in partitions {
+            table[id.index()] = Some(Partition::new(group));
         }
         let (available, last_reply) = (vec![false; names.len()], vec![Duration::ZERO; names.len()]);
         Self {
@@ -330,9 +355,10 @@ impl Core {
             let outcome = match &reply {
                 ReplicaReply::Refused(_) => CallOutcome::Refused,
                 ReplicaReply::Unknown => CallOutcome::Unknown,
-                ReplicaReply::Prepared { .. } | ReplicaReply::Stored | ReplicaReply::Version(_) => {
-                    CallOutcome::Ok
-                }
+                ReplicaReply::Prepared { .. }
+                | ReplicaReply::Stored
+                | ReplicaReply::Version(_)
+                | ReplicaReply::Synced(_) => CallOutcome::Ok,
             };
             self.answer(call, Answer::Reply(reply), outcome);
         }
@@ -380,6 +406,7 @@ impl Core {
                 Timer::Slot(id, round) => self.slot_timer(id, round),
                 Timer::Partition(id) => self.partition_timer(id),
                 Timer::Flush(id) => self.flush_timer(id),
+                Timer::Hold(id) => self.hold_timer(id),
             }
         }
     }
@@ -428,7 +455,7 @@ impl Core {
         let took = self.now.saturating_sub(call.sent);
         self.out.ended.push(Ended { worker: call.worker, kind: call.kind, outcome, took });
         match call.target {
-            Target::Read(id) => self.read_answer(id, call.worker, answer),
+            Target::Read(id, round) => self.read_answer(id, round, call.worker, answer),
             Target::Slot(id, round) if self.awaits(id, round) => self.slot_answer(id, call.worker, answer),
             Target::Slot(..) => self.late_put(call, &answer),
             Target::Prepare(id, round) => self.prepare_answer(id, round, call.worker, answer),
@@ -437,17 +464,31 @@ impl Core {
         }
     }
 
-    /// The third replica's answer to a put that a quorum has acknowledged.
+    /// An answer to a put that nobody waits for: a quorum has acknowledged it, or its epoch is over. What did not arrive
+    /// was missed, unless the replica has something newer or has left.
     fn late_put(&mut self, call: Call, answer: &Answer) {
         let missed = match answer {
             Answer::Lost | Answer::Reply(ReplicaReply::Unknown) => true,
-            Answer::Reply(ReplicaReply::Refused(refusal)) => {
-                matches!(refusal, Refusal::Busy | Refusal::Unavailable)
-            }
+            Answer::Reply(ReplicaReply::Refused(refusal)) => match refusal {
+                Refusal::Busy
+                | Refusal::Unavailable
+                | Refusal::Promise { .. }
+                | Refusal::Floor { .. }
+                | Refusal::Epoch { .. }
+                | Refusal::NotMember => true,
+                Refusal::Superseded { .. } | Refusal::KeyCollision | Refusal::Invalid => false,
+            },
             Answer::Reply(_) => false,
         };
-        if let (true, Some(key)) = (missed, call.put) {
-            self.out.missed.push((call.worker, Missed::Key(key)));
+        if let (true, Some((key, _))) = (missed, call.put) {
+            self.missed(call.worker, &key);
+        }
+    }
+
+    /// A replica may lack a version of the key that others have. It is told once for each time that it may.
+    fn missed(&mut self, worker: WorkerIx, key: &Key) {
+        if self.partition(key.partition()).is_some_and(|p| p.group.contains(worker)) {
+            self.out.missed.push((worker, Missed::Key(key.clone())));
         }
     }
 
@@ -459,7 +500,8 @@ impl Core {
         ballot: Ballot,
         clock: VectorClock,
     ) {
-        let request = ReplicaRequest::Flush { partition, ballot, clock, chosen: true };
+        let Some(epoch) = self.partition(partition).map(|p| p.group.epoch) else { return };
+        let request = ReplicaRequest::Flush { partition, ballot, clock, chosen: Some(epoch) };
         self.call(worker, Target::Repair, request);
     }
 
@@ -471,7 +513,7 @@ impl Core {
         let weight = request.weight();
         let kind = CallKind::of(&request);
         let put = match &request {
-            ReplicaRequest::Put { row } => Some(row.key.clone()),
+            ReplicaRequest::Put { row } => Some((row.key.clone(), row.ballot)),
             _ => None,
         };
         let id = self.calls.insert(Call { worker, target, kind, sent: self.now, put });
@@ -483,15 +525,6 @@ impl Core {
 
     fn is_available(&self, worker: WorkerIx) -> bool {
         self.available.get(usize::from(worker)).copied().unwrap_or(false)
-    }
-
-    /// The partition's replicas; empty for a partition that is not this core's.
-    fn replicas(&self, id: PartitionId) -> Replicas {
-        self.partition(id).map(|p| p.replicas.clone()).unwrap_or_default()
-    }
-
-    fn reachable(&self, id: PartitionId) -> usize {
-        self.replicas(id).iter().filter(|w| self.is_available(**w)).count()
     }
 
     fn partition(&self, id: PartitionId) -> Option<&Partition> {

@@ -3,31 +3,30 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tercet_common::quorum::{QuorumTracker, majority};
-use tercet_common::{
-    Ballot, Epoch, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Term, VectorClock,
-};
+use tercet_common::quorum::QuorumTracker;
+use tercet_common::{Ballot, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Term, VectorClock};
 
 use super::super::api::OpError;
 use super::arena::Id;
+use super::group::Group;
 use super::timer::Timer;
-use super::{Answer, Completion, Core, FlushDone, Missed, Replicas, Target, WorkerIx};
+use super::{Answer, Completion, Core, FlushDone, Missed, Target, WorkerIx};
 
 /// A partition as its would-be owner sees it.
 pub(super) struct Partition {
-    pub(super) epoch: Epoch,
-    /// In preference order.
-    pub(super) replicas: Replicas,
+    pub(super) group: Group,
     /// Join of all clocks that were seen: the context of the next put.
     pub(super) context: VectorClock,
-    /// The highest promise seen anywhere; the next term goes above it.
-    seen: Promise,
+    /// The highest term seen in any epoch; the next one goes above it. (Within an epoch it must, or a rival would refuse it.)
+    seen: Term,
     ownership: Ownership,
     /// Slots that wait for ownership or for the end of a flush.
     waiting: BTreeSet<Id>,
     /// Puts under way; a flush waits until there are none.
-    puts: usize,
+    pub(super) puts: usize,
     flush: Option<Flush>,
+    /// No new put begins before then, unless the hold is released.
+    pub(super) held_until: Option<Duration>,
     /// Names the current prepare, so that answers to earlier ones are known as such.
     round: u32,
     /// The same for flushes.
@@ -35,7 +34,7 @@ pub(super) struct Partition {
     /// Failed take-overs in a row.
     attempts: u32,
     timer_set: bool,
-    /// Changes with every take-over and flush: what the owner remembers of keys is void then.
+    /// Changes with every take-over, flush and epoch: what the owner remembers of keys is void then.
     generation: u64,
 }
 
@@ -72,16 +71,16 @@ impl FlushSent {
 }
 
 impl Partition {
-    pub(super) fn new(epoch: Epoch, replicas: Replicas) -> Self {
+    pub(super) fn new(group: Group) -> Self {
         Self {
-            epoch,
-            replicas,
+            group,
             context: VectorClock::new(),
-            seen: Promise { epoch, term: Term::default() },
+            seen: Term::default(),
             ownership: Ownership::None,
             waiting: BTreeSet::new(),
             puts: 0,
             flush: None,
+            held_until: None,
             round: 0,
             flush_round: 0,
             attempts: 0,
@@ -98,9 +97,28 @@ impl Partition {
         }
     }
 
-    /// As [`Self::promise`], unless a flush holds new puts back.
+    /// As [`Self::promise`], unless a flush or a ring change holds new puts back.
     pub(super) fn open_promise(&self) -> Option<Promise> {
-        self.promise().filter(|_| self.flush.is_none())
+        self.promise().filter(|_| self.flush.is_none() && self.held_until.is_none())
+    }
+
+    pub(super) fn flush_ballot(&self) -> Option<Ballot> {
+        Some(self.flush.as_ref()?.sent.as_ref()?.ballot)
+    }
+
+    pub(super) fn is_flush_sent(&self) -> bool {
+        self.flush_ballot().is_some()
+    }
+
+    /// The replicas changed: terms and what is remembered of keys are void, and a hold has had its purpose. `true` if the
+    /// partition was owned, or was about to be.
+    pub(super) fn enter(&mut self, group: Group) -> bool {
+        self.group = group;
+        self.generation += 1;
+        self.attempts = 0;
+        self.held_until = None;
+        let before = std::mem::replace(&mut self.ownership, Ownership::None);
+        !matches!(before, Ownership::None) || self.flush.is_some() || self.timer_set
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -112,7 +130,7 @@ impl Partition {
     }
 
     pub(super) fn saw(&mut self, promise: Promise) {
-        self.seen = self.seen.max(promise);
+        self.seen = self.seen.max(promise.term);
     }
 }
 
@@ -143,16 +161,28 @@ impl Core {
     pub(super) fn retake(&mut self, id: PartitionId, over: Promise) {
         let Some(partition) = self.partition_mut(id) else { return };
         if let Ownership::Owned { promise } = partition.ownership
-            && (promise <= over || promise < partition.seen)
+            && (promise <= over || promise.term < partition.seen)
         {
             partition.ownership = Ownership::None;
         }
         self.ensure_owned(id);
     }
 
+    /// Takes the partition over now if it is not owned; also while a failed attempt waits for its time.
+    pub fn take_over(&mut self, id: PartitionId) {
+        if self.partition(id).is_some_and(|p| matches!(p.ownership, Ownership::None)) {
+            self.prepare(id);
+        }
+    }
+
+    /// Lets those go on who wait for the partition.
+    pub(super) fn go_on(&mut self, id: PartitionId) {
+        self.drive_flush(id);
+        self.wake_waiting(id);
+    }
+
     fn prepare(&mut self, id: PartitionId) {
-        let replicas = self.replicas(id);
-        if self.reachable(id) < majority(replicas.len()) {
+        if !self.is_reachable(id) {
             if let Some(partition) = self.partition_mut(id) {
                 partition.attempts += 1;
             }
@@ -160,13 +190,13 @@ impl Core {
         }
         let me = self.me;
         let Some(partition) = self.partition_mut(id) else { return };
-        let term = Term { n: partition.seen.term.n + 1, incarnation: me };
-        let promise = Promise { epoch: partition.epoch, term };
-        partition.seen = promise;
+        let term = Term { n: partition.seen.n + 1, incarnation: me };
+        let promise = Promise { epoch: partition.group.epoch, term };
+        partition.seen = term;
         partition.round += 1;
         let round = partition.round;
-        let mut tracker = QuorumTracker::new(&replicas);
-        for worker in replicas {
+        let mut tracker = partition.group.tracker();
+        for worker in self.replicas(id) {
             if !self.call(
                 worker,
                 Target::Prepare(id, round),
@@ -203,8 +233,7 @@ impl Core {
             partition.generation += 1;
             partition.attempts = 0;
             self.out.counts.takeovers += 1;
-            self.drive_flush(id);
-            self.wake_waiting(id);
+            self.go_on(id);
         } else if tracker.unreachable() {
             partition.ownership = Ownership::None;
             partition.attempts += 1;
@@ -231,7 +260,7 @@ impl Core {
         let Some(partition) = self.partition_mut(id) else { return };
         partition.timer_set = false;
         let wanted = partition.flush.is_some() || !partition.waiting.is_empty();
-        if wanted || self.reachable(id) >= majority(self.replicas(id).len()) {
+        if wanted || self.is_reachable(id) {
             self.ensure_owned(id);
             self.drive_flush(id);
         }
@@ -248,7 +277,7 @@ impl Core {
     /// A worker can be asked again: what waited for a quorum may go on.
     pub(super) fn wake_partitions_of(&mut self, worker: WorkerIx) {
         for id in PartitionId::all() {
-            if self.partition(id).is_some_and(|p| !p.waiting.is_empty() && p.replicas.contains(&worker)) {
+            if self.partition(id).is_some_and(|p| !p.waiting.is_empty() && p.group.contains(worker)) {
                 self.ensure_owned(id);
                 if self.partition(id).is_some_and(|p| p.open_promise().is_some()) {
                     self.wake_waiting(id);
@@ -262,10 +291,6 @@ impl Core {
         for slot in std::mem::take(&mut partition.waiting) {
             self.advance(slot);
         }
-    }
-
-    pub(super) fn no_quorum(&self, id: PartitionId) -> OpError {
-        OpError::NoQuorum { needed: majority(self.replicas(id).len()), available: self.reachable(id) }
     }
 
     pub(super) fn put_began(&mut self, id: PartitionId) {
@@ -314,15 +339,17 @@ impl Core {
         if flush.sent.is_some() {
             return self.resend_flush(id);
         }
-        let replicas = partition.replicas.clone();
+        if partition.held_until.is_some() {
+            return;
+        }
+        let (tracker, retry) = (partition.group.tracker(), partition.group.everyone().to_vec());
         let seq = self.next_seq();
         let ballot = promise.ballot(seq);
         let Some(partition) = self.partition_mut(id) else { return };
         let clock = partition.context.with_dot(me, seq);
         partition.flush_round += 1;
         if let Some(flush) = &mut partition.flush {
-            let tracker = QuorumTracker::new(&replicas);
-            flush.sent = Some(FlushSent { ballot, clock, tracker, retry: replicas.to_vec() });
+            flush.sent = Some(FlushSent { ballot, clock, tracker, retry });
         }
         self.resend_flush(id);
     }
@@ -336,7 +363,7 @@ impl Core {
             partition: id,
             ballot: sent.ballot,
             clock: sent.clock.clone(),
-            chosen: false,
+            chosen: None,
         };
         let targets = std::mem::take(&mut sent.retry);
         let mut unsent = Vec::new();
@@ -374,9 +401,12 @@ impl Core {
                 flush.touched = true;
                 sent.tracker.ack(worker);
             }
-            Answer::Reply(ReplicaReply::Refused(Refusal::Promise { .. } | Refusal::Superseded { .. })) => {
-                sent.tracker.fail(worker);
-            }
+            Answer::Reply(ReplicaReply::Refused(
+                Refusal::Promise { .. }
+                | Refusal::Superseded { .. }
+                | Refusal::Epoch { .. }
+                | Refusal::NotMember,
+            )) => sent.tracker.fail(worker),
             Answer::Reply(ReplicaReply::Refused(_)) => sent.retry.push(worker),
             Answer::Reply(_) | Answer::Lost => {
                 flush.touched = true;
@@ -403,6 +433,16 @@ impl Core {
         }
     }
 
+    /// The epoch is over in which the flush was sent. Where somebody may hold it, a second ballot could delete what was
+    /// written since.
+    pub(super) fn cut_off_flush(&mut self, id: PartitionId) {
+        let Some(flush) = self.partition_mut(id).and_then(|p| p.flush.as_mut()) else { return };
+        let Some(sent) = flush.sent.take() else { return };
+        if flush.touched || sent.awaits_an_answer() {
+            self.end_flush(id, Err(OpError::Uncertain));
+        }
+    }
+
     fn flush_touched(&self, id: PartitionId) -> bool {
         self.partition(id).and_then(|p| p.flush.as_ref()).is_some_and(|f| f.touched || f.sent.is_some())
     }
@@ -411,10 +451,10 @@ impl Core {
         let Some(partition) = self.partition_mut(id) else { return };
         let Some(flush) = partition.flush.take() else { return };
         partition.generation += 1;
-        let seen = partition.seen;
+        let seen = Promise { epoch: partition.group.epoch, term: partition.seen };
         if let (Ok(()), Some(sent)) = (&result, &flush.sent) {
             // Also those that may still answer: to store a flush twice is to store it.
-            for worker in partition.replicas.clone() {
+            for worker in partition.group.everyone() {
                 if !sent.tracker.has_acked(worker) {
                     let (ballot, clock) = (sent.ballot, sent.clock.clone());
                     self.out.missed.push((worker, Missed::Flush { partition: id, ballot, clock }));

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use tercet_common::quorum::QuorumTracker;
-use tercet_common::{Ballot, Content, Refusal, ReplicaReply, ReplicaRequest, Row, VectorClock};
+use tercet_common::{Ballot, Content, PartitionId, Refusal, ReplicaReply, ReplicaRequest, Row, VectorClock};
 
 use super::super::api::{Change, OpError, Written};
 use super::arena::Id;
 use super::partition::Partition;
 use super::slot::{Batch, Item, Known, Origin, Phase, Queued};
-use super::{Answer, COMBINE_BYTES_MAX, Core, Missed, Target, WorkerIx};
+use super::{Answer, COMBINE_BYTES_MAX, Core, Target, WorkerIx};
 
 pub(super) struct Put {
     pub(super) batch: Batch,
@@ -33,7 +33,7 @@ pub(super) enum Delivery {
     Stored,
     /// To be sent again, under the same ballot.
     Again,
-    /// A higher term is there.
+    /// A higher term or epoch is there.
     Deposed,
     /// Refused for good, for another reason.
     Never,
@@ -41,7 +41,7 @@ pub(super) enum Delivery {
 
 impl Put {
     /// Some replica holds this put or an earlier one of its batch, or may do so yet.
-    fn may_be_stored(&self) -> bool {
+    pub(super) fn may_be_stored(&self) -> bool {
         // A refusal for a higher promise speaks of the copy that it answers: an earlier copy of the same put, on a network
         // that doubles messages, may have come before that promise.
         let stored = |d: Delivery| matches!(d, Delivery::Stored | Delivery::Pending | Delivery::Deposed);
@@ -51,7 +51,7 @@ impl Put {
 
 impl Core {
     /// Puts the content of an earlier put of the same batch again, under a fresh ballot.
-    pub(super) fn rewrite(&mut self, id: Id, mut batch: Batch, row: Row) {
+    pub(super) fn put_again(&mut self, id: Id, mut batch: Batch, row: Row) {
         let Some((ballot, clock)) = self.next_version(id) else {
             return self.wait(id, Some(batch));
         };
@@ -81,6 +81,7 @@ impl Core {
         let mut next: Option<Row> = None;
         let mut bytes = 0;
         let mut applied = 0;
+        let mut must_put = batch.touched;
         for op in &mut batch.ops {
             if bytes > COMBINE_BYTES_MAX && batch.abandoned.is_empty() {
                 break;
@@ -91,6 +92,7 @@ impl Core {
             let live = next.as_ref().or(base.as_ref()).filter(|row| row.content.is_live(wall));
             match &mut op.item {
                 Item::Confirm { seen, .. } => *seen = live.cloned(),
+                Item::Rewrite(_) => must_put |= base.is_some(),
                 Item::Write { update, blind, .. } => {
                     match update.apply(if *blind { None } else { live }, wall) {
                         Change::Keep => {}
@@ -123,9 +125,9 @@ impl Core {
             return self.start_put(id, batch, row);
         }
         match origin {
-            // Nothing changed, and a majority holds just this: the read was the answer (design 4, GET). Not after an
+            // Nothing changed, and a quorum holds just this: the read was the answer (design 4, GET). Not after an
             // earlier attempt that did change something: a put above that one must keep it from coming back.
-            Origin::Replicas { chosen: true, ballot, holder } if !expired && !batch.touched => {
+            Origin::Replicas { chosen: true, ballot, holder } if !expired && !must_put => {
                 let clock = base.as_ref().map(|row| row.clock.clone()).unwrap_or_default();
                 let synchronous = vec![self.name(holder)];
                 let written = Written { ballot, clock, synchronous, asynchronous: None };
@@ -152,10 +154,9 @@ impl Core {
         slot.round += 1;
         let (round, partition) = (slot.round, slot.partition);
         batch.sent.push(row.ballot);
-        let replicas = self.replicas(partition);
-        let tracker = QuorumTracker::new(&replicas);
+        let Some(tracker) = self.partition(partition).map(|p| p.group.tracker()) else { return };
         let mut deliveries = SmallVec::new();
-        for worker in replicas {
+        for worker in self.replicas(partition) {
             let sent = self.call(worker, Target::Slot(id, round), ReplicaRequest::Put { row: row.clone() });
             deliveries.push((worker, if sent { Delivery::Pending } else { Delivery::Again }));
         }
@@ -200,9 +201,8 @@ impl Core {
                         saw = Some(ballot.promise());
                         Delivery::Deposed
                     }
-                    Refusal::Epoch { .. } | Refusal::NotMember | Refusal::KeyCollision | Refusal::Invalid => {
-                        Delivery::Never
-                    }
+                    Refusal::Epoch { .. } | Refusal::NotMember => Delivery::Deposed,
+                    Refusal::KeyCollision | Refusal::Invalid => Delivery::Never,
                 };
                 if matches!(*delivery, Delivery::Deposed | Delivery::Never) {
                     put.tracker.fail(worker);
@@ -312,25 +312,41 @@ impl Core {
         if error == OpError::Uncertain {
             self.retake(partition, put.row.ballot.promise());
         }
-        self.finish_err(put.batch, error);
+        self.fail_batch(id, put.batch, error);
         self.put_ended(partition);
         self.advance(id);
+    }
+
+    /// What a put came to, for its operations. In a joint epoch those replicas come first that stay; the others are named
+    /// where that makes no more names than there are copies.
+    fn written(&self, partition: PartitionId, put: &Put) -> Written {
+        let group = self.partition(partition).map(|p| &p.group);
+        let stays = |w: WorkerIx| group.is_some_and(|g| g.stays(w));
+        let in_state = |state: Delivery| {
+            let of = |wanted: bool| {
+                put.replicas.iter().filter(move |(w, d)| *d == state && stays(*w) == wanted).map(|(w, _)| *w)
+            };
+            of(true).chain(of(false))
+        };
+        let copies = group.map_or(0, |g| g.replicas.len());
+        Written {
+            ballot: put.row.ballot,
+            clock: put.row.clock.clone(),
+            synchronous: in_state(Delivery::Stored).take(copies).map(|w| self.name(w)).collect(),
+            asynchronous: in_state(Delivery::Pending).next().map(|w| self.name(w)),
+        }
     }
 
     /// A quorum has the put. `partial`: but not all, as was asked for.
     pub(super) fn end_put(&mut self, id: Id, partial: Option<OpError>) {
         let Some(put) = self.take_put(id) else { return };
         let Some(partition) = self.slots.get(id).map(|slot| slot.partition) else { return };
-        let stored = |d: &Delivery| *d == Delivery::Stored;
-        let synchronous =
-            put.replicas.iter().filter(|(_, d)| stored(d)).map(|(w, _)| self.name(*w)).collect::<Vec<_>>();
-        for (worker, _) in put.replicas.iter().filter(|(_, d)| *d == Delivery::Again) {
-            self.out.missed.push((*worker, Missed::Key(put.row.key.clone())));
+        for (worker, _) in
+            put.replicas.iter().filter(|(_, d)| matches!(d, Delivery::Again | Delivery::Deposed))
+        {
+            self.missed(*worker, &put.row.key);
         }
-        let pending = put.replicas.iter().find(|(_, d)| *d == Delivery::Pending);
-        let asynchronous = pending.map(|(w, _)| self.name(*w));
-        let written =
-            Written { ballot: put.row.ballot, clock: put.row.clock.clone(), synchronous, asynchronous };
+        let written = self.written(partition, &put);
         let generation = self.partition(partition).filter(|p| p.promise() == Some(put.row.ballot.promise()));
         let generation = generation.map(Partition::generation);
         match partial {

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use tercet_common::message::Held;
-use tercet_common::quorum::majority;
 use tercet_common::{Ballot, PartitionId, ReplicaReply, ReplicaRequest, Row};
 
 use super::super::api::{Found, OpError, ReadLevel, ReadOp};
 use super::arena::Id;
 use super::slot::Queued;
 use super::timer::Timer;
-use super::{Answer, Core, Target, WorkerIx};
+use super::{Answer, Core, Group, Replicas, Target, WorkerIx};
 
 /// A read under way.
 pub(super) struct Read {
@@ -19,6 +18,8 @@ pub(super) struct Read {
     partition: PartitionId,
     since: Duration,
     deadline: Duration,
+    /// Names the epoch's part of the read: answers to earlier ones are ignored.
+    round: u32,
     asked: SmallVec<[Asked; 3]>,
     attempts: u32,
 }
@@ -51,26 +52,45 @@ enum Verdict {
 impl Core {
     pub(super) fn start_read(&mut self, op: ReadOp, deadline: Duration) {
         let partition = op.key.partition();
-        let level = op.level;
         let id = self.reads.insert(Read {
             op,
             partition,
             since: self.now,
             deadline,
+            round: 0,
             asked: SmallVec::new(),
             attempts: 0,
         });
-        let replicas = self.replicas(partition).len();
-        let wanted = match level {
-            ReadLevel::One => 1,
-            ReadLevel::Quorum => majority(replicas),
-            ReadLevel::All => replicas,
-        };
-        for nth in 0..wanted {
-            // The first is asked for the row, the others for its ballot.
-            self.ask(id, nth > 0, false);
-        }
+        self.ask_first(id);
         self.set_read_timer(id, self.tuning.hedge_after);
+    }
+
+    fn ask_first(&mut self, id: Id) {
+        let Some(read) = self.reads.get(id) else { return };
+        let Some(group) = self.partition(read.partition).map(|p| &p.group) else { return };
+        let up = |w: WorkerIx| self.is_available(w);
+        let first: Replicas = match read.op.level {
+            ReadLevel::One => group.replicas.iter().copied().find(|w| up(*w)).into_iter().collect(),
+            ReadLevel::Quorum => group.smallest_quorum(up),
+            ReadLevel::All => group.everyone().into_iter().filter(|w| up(*w)).collect(),
+        };
+        for (nth, worker) in first.into_iter().enumerate() {
+            // The first is asked for the row, the others for its ballot.
+            self.ask_worker(id, worker, nth > 0);
+        }
+    }
+
+    /// The partition's epoch is over: answers of its replicas count no longer, and its reads begin again.
+    pub(super) fn restart_reads(&mut self, partition: PartitionId) {
+        let of_partition = self.reads.iter().filter(|(_, read)| read.partition == partition);
+        let reads: Vec<Id> = of_partition.map(|(id, _)| id).collect();
+        for id in reads {
+            if let Some(read) = self.reads.get_mut(id) {
+                read.round += 1;
+                read.asked.clear();
+            }
+            self.ask_first(id);
+        }
     }
 
     fn set_read_timer(&mut self, id: Id, delay: Duration) {
@@ -81,19 +101,35 @@ impl Core {
     fn ask(&mut self, id: Id, digest: bool, again: bool) -> bool {
         let Some(read) = self.reads.get(id) else { return false };
         let state_of = |w: WorkerIx| read.asked.iter().find(|a| a.worker == w).map(|a| &a.state);
-        let open: SmallVec<[WorkerIx; 3]> = self
-            .replicas(read.partition)
-            .into_iter()
-            .filter(|w| state_of(*w).is_none_or(|state| again && matches!(state, State::Failed)))
-            .collect();
+        let Some(group) = self.partition(read.partition).map(|p| &p.group) else { return false };
+        let candidates = match read.op.level {
+            // Newcomers would show keys as absent that they have not copied yet.
+            ReadLevel::One => group.replicas.clone(),
+            ReadLevel::Quorum | ReadLevel::All => group.everyone(),
+        };
+        let open = |w: WorkerIx| state_of(w).is_none_or(|state| again && matches!(state, State::Failed));
+        let open: Replicas = candidates.into_iter().filter(|w| open(*w)).collect();
         open.into_iter().any(|worker| self.ask_worker(id, worker, digest))
+    }
+
+    /// Asks a replica more, in a joint epoch all that are left: which of them would complete the quorum depends on who
+    /// answers. `false`: none was left.
+    fn ask_more(&mut self, id: Id) -> bool {
+        let mut asked = self.ask(id, false, false);
+        let partition = self.reads.get(id).and_then(|read| self.partition(read.partition));
+        if partition.is_some_and(|p| p.group.is_joint()) {
+            while self.ask(id, false, false) {
+                asked = true;
+            }
+        }
+        asked
     }
 
     fn ask_worker(&mut self, id: Id, worker: WorkerIx, digest: bool) -> bool {
         let Some(read) = self.reads.get(id) else { return false };
         let Some(partition) = self.partition(read.partition) else { return false };
-        let request = ReplicaRequest::Get { epoch: partition.epoch, key: read.op.key.clone(), digest };
-        if !self.call(worker, Target::Read(id), request) {
+        let request = ReplicaRequest::Get { epoch: partition.group.epoch, key: read.op.key.clone(), digest };
+        if !self.call(worker, Target::Read(id, read.round), request) {
             return false;
         }
         if let Some(read) = self.reads.get_mut(id) {
@@ -103,15 +139,15 @@ impl Core {
         true
     }
 
-    pub(super) fn read_answer(&mut self, id: Id, worker: WorkerIx, answer: Answer) {
-        let Some(read) = self.reads.get_mut(id) else { return };
+    pub(super) fn read_answer(&mut self, id: Id, round: u32, worker: WorkerIx, answer: Answer) {
+        let Some(read) = self.reads.get_mut(id).filter(|read| read.round == round) else { return };
         let Some(asked) = read.asked.iter_mut().find(|a| a.worker == worker) else { return };
         match answer {
             Answer::Reply(ReplicaReply::Version(held)) => asked.state = State::Answered(held),
             Answer::Reply(_) | Answer::Lost => {
                 asked.state = State::Failed;
                 self.out.counts.hedged_failed += 1;
-                self.ask(id, false, false);
+                self.ask_more(id);
             }
         }
         self.judge_read(id);
@@ -119,8 +155,8 @@ impl Core {
 
     fn judge_read(&mut self, id: Id) {
         let Some(read) = self.reads.get(id) else { return };
-        let replicas = self.replicas(read.partition).len();
-        match verdict(read, replicas) {
+        let Some(group) = self.partition(read.partition).map(|p| &p.group) else { return };
+        match verdict(read, group) {
             Verdict::Agreed { row, source, stale } => self.agreed(id, row, source, &stale),
             Verdict::NeedRow { holder } => {
                 // The one that was asked for the row is stale or silent.
@@ -132,7 +168,7 @@ impl Core {
                 let busy = self.slot_of.contains_key(&read.op.key);
                 self.out.counts.hedged_unequal += 1;
                 // Our own write is under way: its outcome decides. Else the third replica may.
-                if busy || (!self.ask(id, false, false) && !self.awaits_more(id)) {
+                if busy || (!self.ask_more(id) && !self.awaits_more(id)) {
                     self.confirm(id);
                 }
             }
@@ -164,7 +200,7 @@ impl Core {
 
     /// Read repair: re-sends the chosen version to replicas that were seen to lack it.
     fn repair(&mut self, partition: PartitionId, row: &Row, stale: &[(WorkerIx, Ballot)]) {
-        let Some(epoch) = self.partition(partition).map(|p| p.epoch) else { return };
+        let Some(epoch) = self.partition(partition).map(|p| p.group.epoch) else { return };
         for (worker, _) in stale {
             let request = ReplicaRequest::Replicate { row: row.clone(), chosen: true, epoch };
             if self.call(*worker, Target::Repair, request) {
@@ -185,7 +221,7 @@ impl Core {
         let attempts = read.attempts;
         read.attempts += 1;
         let (since, deadline, partition) = (read.since, read.deadline, read.partition);
-        let few = self.reachable(partition) < majority(self.replicas(partition).len());
+        let few = !self.is_reachable(partition);
         if now >= deadline || (few && now >= since + self.tuning.quorum_grace && !self.awaits_more(id)) {
             let Some(read) = self.reads.remove(id) else { return };
             return self.complete_read(read.op, read.since, Err(OpError::ReadUnavailable));
@@ -198,23 +234,25 @@ impl Core {
     }
 }
 
-fn verdict(read: &Read, replicas: usize) -> Verdict {
+fn verdict(read: &Read, group: &Group) -> Verdict {
     let answers = read.asked.iter().filter_map(|a| match &a.state {
         State::Answered(held) => Some((a.worker, a.digest, held)),
         _ => None,
     });
     let answers: SmallVec<[(WorkerIx, bool, &Held); 3]> = answers.collect();
-    let (needed, holders_needed) = match read.op.level {
-        ReadLevel::One => (1, 1),
-        ReadLevel::Quorum => (majority(replicas), majority(replicas)),
-        ReadLevel::All => (replicas, majority(replicas)),
+    let has_answered = |w: WorkerIx| answers.iter().any(|(worker, ..)| *worker == w);
+    let enough = match read.op.level {
+        ReadLevel::One => !answers.is_empty(),
+        ReadLevel::Quorum => group.is_quorum(has_answered),
+        ReadLevel::All => group.everyone().into_iter().all(has_answered),
     };
-    if answers.len() < needed {
+    if !enough {
         return Verdict::Open;
     }
     let Some(highest) = answers.iter().map(|(_, _, held)| held.ballot).max() else { return Verdict::Open };
     let holders = || answers.iter().filter(|(_, _, held)| held.ballot == highest);
-    if holders().count() < holders_needed {
+    let is_holder = |w: WorkerIx| holders().any(|(worker, ..)| *worker == w);
+    if read.op.level != ReadLevel::One && !group.is_quorum(is_holder) {
         return Verdict::Unequal;
     }
     let stale = answers.iter().filter(|(_, _, held)| held.ballot < highest);

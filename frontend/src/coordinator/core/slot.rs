@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tercet_common::quorum::majority;
 use tercet_common::{Ballot, Key, PartitionId, Row, VectorClock};
 
 use super::super::api::{Found, OpError, ReadOp, Update, WriteLevel, WriteOp, Written};
@@ -12,7 +11,7 @@ use super::arena::Id;
 use super::base::Base;
 use super::put::Put;
 use super::timer::Timer;
-use super::{Answer, COMBINE_LEN_MAX, Completion, Core, WorkerIx};
+use super::{Answer, COMBINE_LEN_MAX, Completion, Core, FlushDone, WorkerIx};
 
 /// An operation that waits in a slot or travels with a put.
 pub(super) struct Queued {
@@ -37,6 +36,8 @@ pub(super) enum Item {
         op: ReadOp,
         seen: Option<Row>,
     },
+    /// The version that stands is to be put again.
+    Rewrite(FlushDone),
 }
 
 impl Queued {
@@ -54,6 +55,10 @@ impl Queued {
             error: None,
             version: None,
         }
+    }
+
+    pub(super) fn rewrite(key: Key, done: FlushDone, since: Duration, deadline: Duration) -> Self {
+        Self { key, item: Item::Rewrite(done), since, deadline, error: None, version: None }
     }
 
     pub(super) fn is_blind(&self) -> bool {
@@ -172,7 +177,7 @@ impl Core {
         self.stop_waiting(partition, id);
         if let Some(waited) = batch.take_if(|b| self.now >= b.deadline()) {
             let error = waited.failure(self.no_quorum(partition));
-            self.finish_err(waited, error);
+            self.fail_batch(id, waited, error);
         }
         self.expire_queue(id);
         let Some(slot) = self.slots.get_mut(id) else { return };
@@ -182,8 +187,7 @@ impl Core {
             return;
         }
         let open = self.partition(partition).and_then(|p| p.open_promise().map(|_| p.generation()));
-        let enough = self.reachable(partition) >= majority(self.replicas(partition).len());
-        let Some(generation) = open.filter(|_| enough) else {
+        let Some(generation) = open.filter(|_| self.is_reachable(partition)) else {
             return self.wait(id, batch);
         };
         if let Some(batch) = batch {
@@ -206,8 +210,7 @@ impl Core {
     pub(super) fn expire_queue(&mut self, id: Id) {
         let (now, grace) = (self.now, self.tuning.quorum_grace);
         let Some(partition) = self.slots.get(id).map(|slot| slot.partition) else { return };
-        let enough = self.reachable(partition) >= majority(self.replicas(partition).len());
-        let error = self.no_quorum(partition);
+        let enough = self.is_reachable(partition);
         let Some(slot) = self.slots.get_mut(id) else { return };
         let late = |op: &Queued| now >= op.deadline || (!enough && now >= op.since + grace);
         let mut expired = Vec::new();
@@ -215,6 +218,10 @@ impl Core {
         while slot.queue.front().is_some_and(late) {
             expired.extend(slot.queue.pop_front());
         }
+        if expired.is_empty() {
+            return;
+        }
+        let error = self.no_quorum(partition);
         for op in expired {
             self.finish_op(op, Err(error.clone()));
         }
@@ -279,6 +286,20 @@ impl Core {
         }
     }
 
+    /// As [`Self::finish_err`]. Where the outcome is uncertain some replica may hold what others lack, and nobody else would
+    /// look at the key.
+    pub(super) fn fail_batch(&mut self, id: Id, batch: Batch, error: OpError) {
+        if error == OpError::Uncertain
+            && let Some(slot) = self.slots.get(id)
+        {
+            let key = slot.key.clone();
+            for worker in self.replicas(slot.partition) {
+                self.missed(worker, &key);
+            }
+        }
+        self.finish_err(batch, error);
+    }
+
     pub(super) fn finish_op(&mut self, op: Queued, outcome: Result<Written, OpError>) {
         let outcome = outcome.and_then(|mut written| {
             if let Some(version) = op.version {
@@ -298,6 +319,7 @@ impl Core {
                 };
                 Completion::Read { done: read.done, result, since: op.since }
             }
+            Item::Rewrite(done) => Completion::Rewrite { done, result: outcome.map(|_| ()) },
         };
         self.out.completions.push(completion);
     }

@@ -21,6 +21,8 @@ pub(super) enum Timer {
     Partition(PartitionId),
     /// A flush is to give up.
     Flush(PartitionId),
+    /// A hold is to end.
+    Hold(PartitionId),
 }
 
 #[derive(Default)]

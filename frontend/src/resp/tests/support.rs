@@ -16,7 +16,8 @@ use crate::config::Secret;
 use crate::coordinator::memory::MemoryEngine;
 use crate::coordinator::status::ClusterStatus;
 use crate::coordinator::{
-    Coordinator, Engine, KeyCount, Op, OpError, ScanFilter, ScanPage, ScanPosition, WorkerReadError,
+    Coordinator, DrainError, Engine, KeyCount, Op, OpError, ScanFilter, ScanPage, ScanPosition,
+    WorkerReadError,
 };
 use crate::resp::clients::Peer;
 use crate::resp::command::table::CommandTable;
@@ -95,6 +96,10 @@ impl Engine for GatedEngine {
         limit: usize,
     ) -> BoxFuture<'static, Result<ScanPage, WorkerReadError>> {
         self.inner.worker_page(worker, from, limit)
+    }
+
+    fn drain(&self, worker: &str, leaving: bool) -> BoxFuture<'static, Result<(), DrainError>> {
+        self.inner.drain(worker, leaving)
     }
 
     fn status(&self) -> ClusterStatus {

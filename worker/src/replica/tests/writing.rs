@@ -186,8 +186,8 @@ fn a_chosen_flush_installs_below_the_promise_and_leaves_it() {
         let ReplicaRequest::Flush { partition, ballot, clock, .. } = flush(ballot) else { unreachable!() };
         ReplicaRequest::Flush { partition, ballot, clock, chosen }
     };
-    assert_eq!(rig.ask(repair(false)), refused(Refusal::Promise { promised: term(5) }));
-    rig.submit(repair(true));
+    assert_eq!(rig.ask(repair(None)), refused(Refusal::Promise { promised: term(5) }));
+    rig.submit(repair(Some(Epoch(1))));
     let (id, batch) = rig.take();
     assert_eq!((batch.flushes.len(), &batch.promises[..]), (1, &[][..]));
     rig.committed((id, batch));

@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use tercet_common::{
-    Ballot, Content, DataType, Epoch, Incarnation, Key, PartitionId, Promise, Row, Term, UnixMillis,
+    Ballot, Content, DataType, Epoch, Incarnation, Key, KeyHash, PartitionId, Promise, Row, Term, UnixMillis,
     VectorClock,
 };
 use tokio_postgres::Row as Stored;
@@ -16,6 +16,8 @@ use super::super::{CommitBatch, StoreError};
 
 /// `entry.kind` of a tombstone; other numbers are [`DataType`] codes.
 pub(super) const TOMBSTONE: i16 = 0;
+/// `entry.kind` of what locks a row and is gone before its transaction ends.
+pub(super) const PLACEHOLDER: i16 = -1;
 /// PostgreSQL takes messages below 1 GiB; the rest is room for what is not weighed.
 const BATCH_BYTES_MAX: usize = 960 * 1024 * 1024;
 
@@ -57,6 +59,17 @@ pub(super) fn unsigned(number: i64) -> Result<u64, StoreError> {
 
 pub(super) fn smallint(partition: PartitionId) -> i16 {
     partition.get().cast_signed()
+}
+
+pub(super) fn partition_id(id: i16) -> Result<PartitionId, StoreError> {
+    let out_of_range = || StoreError::Failed("a stored partition is out of range".to_owned());
+    PartitionId::new(id.cast_unsigned()).ok_or_else(out_of_range)
+}
+
+/// A ballot as four columns.
+pub(super) fn ballot_numbers(ballot: Ballot) -> Result<[i64; 4], StoreError> {
+    let Ballot { epoch, term, seq } = ballot;
+    Ok([signed(epoch.0)?, signed(term.n)?, signed(term.incarnation.0)?, signed(seq)?])
 }
 
 /// A promise from three columns.
@@ -114,10 +127,11 @@ impl Ballots {
     }
 
     pub(super) fn push(&mut self, ballot: Ballot) -> Result<(), StoreError> {
-        self.epoch.push(signed(ballot.epoch.0)?);
-        self.n.push(signed(ballot.term.n)?);
-        self.incarnation.push(signed(ballot.term.incarnation.0)?);
-        self.seq.push(signed(ballot.seq)?);
+        let [epoch, n, incarnation, seq] = ballot_numbers(ballot)?;
+        self.epoch.push(epoch);
+        self.n.push(n);
+        self.incarnation.push(incarnation);
+        self.seq.push(seq);
         Ok(())
     }
 }
@@ -132,32 +146,89 @@ pub(super) struct RowColumns<'a> {
     kind: Vec<i16>,
     value: Vec<Option<&'a [u8]>>,
     expires_at: Vec<Option<i64>>,
+    bytes: usize,
 }
 
 impl<'a> RowColumns<'a> {
-    pub(super) fn new(rows: &'a [Row]) -> Result<Self, StoreError> {
-        let bytes: usize = rows.iter().map(Row::weight).sum();
-        if bytes > BATCH_BYTES_MAX {
-            return Err(StoreError::Failed(format!("{bytes} bytes are too many for one transaction")));
+    pub(super) fn new(rows: impl IntoIterator<Item = &'a Row>) -> Result<Self, StoreError> {
+        let rows = rows.into_iter();
+        let mut columns = Self::with_capacity(rows.size_hint().0);
+        rows.into_iter().try_for_each(|row| columns.push(row))?;
+        columns.weighed()
+    }
+
+    /// The rows of one partition, and a placeholder where none of them has an evicted hash: all of them in the order of
+    /// hashes, if both are.
+    pub(super) fn with_placeholders(
+        partition: PartitionId,
+        rows: &'a [Row],
+        evict: &[(KeyHash, Ballot)],
+    ) -> Result<Self, StoreError> {
+        let mut columns = Self::with_capacity(rows.len() + evict.len());
+        let mut evict = evict.iter().map(|evicted| evicted.0).peekable();
+        for row in rows {
+            let hash = row.key.hash();
+            while let Some(evicted) = evict.next_if(|evicted| *evicted < hash) {
+                columns.push_placeholder(partition, evicted)?;
+            }
+            evict.next_if_eq(&hash);
+            columns.push(row)?;
         }
-        let mut ballot = Ballots::with_capacity(rows.len());
-        rows.iter().try_for_each(|row| ballot.push(row.ballot))?;
-        let value = |row: &'a Row| match &row.content {
+        evict.try_for_each(|evicted| columns.push_placeholder(partition, evicted))?;
+        columns.weighed()
+    }
+
+    fn with_capacity(len: usize) -> Self {
+        Self {
+            partition: Vec::with_capacity(len),
+            hash: Vec::with_capacity(len),
+            key: Vec::with_capacity(len),
+            ballot: Ballots::with_capacity(len),
+            clock: Vec::with_capacity(len),
+            kind: Vec::with_capacity(len),
+            value: Vec::with_capacity(len),
+            expires_at: Vec::with_capacity(len),
+            bytes: 0,
+        }
+    }
+
+    fn push(&mut self, row: &'a Row) -> Result<(), StoreError> {
+        let (kind, value, expires_at) = match &row.content {
             Content::Tombstone => (TOMBSTONE, None, None),
             Content::Value { data_type, data, expires_at } => {
                 (i16::from(data_type.code()), Some(data.as_ref()), expires_at.map(|at| at.0))
             }
         };
-        Ok(Self {
-            partition: rows.iter().map(|row| smallint(row.key.partition())).collect(),
-            hash: rows.iter().map(|row| HashColumn(row.key.hash().0)).collect(),
-            key: rows.iter().map(|row| row.key.as_bytes()).collect(),
-            ballot,
-            clock: rows.iter().map(|row| encode_clock(&row.clock)).collect(),
-            kind: rows.iter().map(|row| value(row).0).collect(),
-            value: rows.iter().map(|row| value(row).1).collect(),
-            expires_at: rows.iter().map(|row| value(row).2).collect(),
-        })
+        self.bytes += row.weight();
+        self.ballot.push(row.ballot)?;
+        self.partition.push(smallint(row.key.partition()));
+        self.hash.push(HashColumn(row.key.hash().0));
+        self.key.push(row.key.as_bytes());
+        self.clock.push(encode_clock(&row.clock));
+        self.kind.push(kind);
+        self.value.push(value);
+        self.expires_at.push(expires_at);
+        Ok(())
+    }
+
+    fn push_placeholder(&mut self, partition: PartitionId, hash: KeyHash) -> Result<(), StoreError> {
+        self.ballot.push(Ballot::ZERO)?;
+        self.partition.push(smallint(partition));
+        self.hash.push(HashColumn(hash.0));
+        self.key.push(b"");
+        self.clock.push(Vec::new());
+        self.kind.push(PLACEHOLDER);
+        self.value.push(None);
+        self.expires_at.push(None);
+        Ok(())
+    }
+
+    fn weighed(self) -> Result<Self, StoreError> {
+        if self.bytes > BATCH_BYTES_MAX {
+            let bytes = self.bytes;
+            return Err(StoreError::Failed(format!("{bytes} bytes are too many for one transaction")));
+        }
+        Ok(self)
     }
 
     /// `$1` to `$11`: partition, key_hash, key, epoch, n, incarnation, seq, clock, kind, value, expires_at.

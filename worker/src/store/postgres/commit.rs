@@ -16,38 +16,46 @@ use deadpool_postgres::{Client, Object};
 use tercet_common::Row;
 use tokio_postgres::types::ToSql;
 
-use super::super::codec::{Advance, encode_advances};
+use super::super::codec::encode_advances;
+use super::super::ledger::Seen;
 use super::super::{CommitBatch, CommitOutcome, RowOutcome, StoreError};
 use super::Session;
-use super::columns::{HashColumn, PartitionColumns, RowColumns, ballot_at, flushed, signed};
+use super::columns::{HashColumn, PartitionColumns, RowColumns, ballot_at, flushed};
 use super::connect::within;
 use super::error::{is_clean_abort, statement_error};
-use super::maintain::CHECKPOINT_EVERY;
+use super::flight::InFlight;
 
 /// Parameters `$1` to `$11` are [`RowColumns::params`]; then seq, flushed, advances.
 const JOURNAL_PARAM: usize = 12;
 const PARTITIONS_PARAM: usize = 15;
 
-static COMMIT_ROWS: LazyLock<String> = LazyLock::new(|| commit_statement(""));
+pub(super) static COMMIT_ROWS: LazyLock<String> = LazyLock::new(|| commit_statement(""));
 static COMMIT_ALL: LazyLock<String> =
     LazyLock::new(|| commit_statement(&format!(", raised AS ({})", raise_partitions(PARTITIONS_PARAM))));
 
+/// Upserts rows, each only over a lower ballot of the same key, and answers the hashes of those that were written. Its
+/// parameters are [`RowColumns::params`].
+pub(super) fn upsert_rows() -> String {
+    "INSERT INTO tercet.entry AS e \
+       (partition, key_hash, key, epoch, n, incarnation, seq, clock, kind, value, expires_at) \
+     SELECT unnest($1::smallint[]), unnest($2::bytea[]), unnest($3::bytea[]), unnest($4::bigint[]), \
+       unnest($5::bigint[]), unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bytea[]), \
+       unnest($9::smallint[]), unnest($10::bytea[]), unnest($11::bigint[]) \
+     ON CONFLICT (partition, key_hash) DO UPDATE SET \
+       epoch = excluded.epoch, n = excluded.n, incarnation = excluded.incarnation, seq = excluded.seq, \
+       clock = excluded.clock, kind = excluded.kind, value = excluded.value, \
+       expires_at = excluded.expires_at \
+     WHERE e.key = excluded.key AND (e.epoch, e.n, e.incarnation, e.seq) \
+       < (excluded.epoch, excluded.n, excluded.incarnation, excluded.seq) \
+     RETURNING e.key_hash"
+        .to_owned()
+}
+
 fn commit_statement(more: &str) -> String {
     let (seq, flushed, advances) = (JOURNAL_PARAM, JOURNAL_PARAM + 1, JOURNAL_PARAM + 2);
+    let upsert = upsert_rows();
     format!(
-        "WITH written AS ( \
-           INSERT INTO tercet.entry AS e \
-             (partition, key_hash, key, epoch, n, incarnation, seq, clock, kind, value, expires_at) \
-           SELECT unnest($1::smallint[]), unnest($2::bytea[]), unnest($3::bytea[]), unnest($4::bigint[]), \
-             unnest($5::bigint[]), unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bytea[]), \
-             unnest($9::smallint[]), unnest($10::bytea[]), unnest($11::bigint[]) \
-           ON CONFLICT (partition, key_hash) DO UPDATE SET \
-             epoch = excluded.epoch, n = excluded.n, incarnation = excluded.incarnation, seq = excluded.seq, \
-             clock = excluded.clock, kind = excluded.kind, value = excluded.value, \
-             expires_at = excluded.expires_at \
-           WHERE e.key = excluded.key AND (e.epoch, e.n, e.incarnation, e.seq) \
-             < (excluded.epoch, excluded.n, excluded.incarnation, excluded.seq) \
-           RETURNING e.key_hash \
+        "WITH written AS ({upsert} \
          ), journal AS ( \
            INSERT INTO tercet.journal (seq, partitions, key_hashes, flushed, advances) \
            VALUES (${seq}, $1, $2, ${flushed}, ${advances}) \
@@ -92,11 +100,10 @@ pub(super) async fn commit(session: &Session, batch: &CommitBatch) -> CommitOutc
     let outcome = run(session, batch).await.unwrap_or_else(CommitOutcome::Aborted);
     let metrics = &session.metrics;
     match &outcome {
-        CommitOutcome::Committed { journal_seq, .. } => {
+        CommitOutcome::Committed { .. } => {
             metrics.committed.increment(1);
             metrics.commit_seconds.record(started.elapsed());
             metrics.commit_rows.record(batch.rows.len() as f64);
-            metrics.journal_seq.set(*journal_seq as f64);
             if session.purge.lock().committed(batch) {
                 session.purge_due.notify_one();
             }
@@ -123,10 +130,11 @@ async fn run(session: &Session, batch: &CommitBatch) -> Result<CommitOutcome, St
         }
     };
 
-    let flight = InFlight::begin(session, batch)?;
-    let (flushed, advances) = (flushed(batch), encode_advances(&flight.advances));
+    let flight = InFlight::begin(session, Seen::sums_of(batch))?;
+    let seq = flight.seq();
+    let (flushed, advances) = (flushed(batch), encode_advances(flight.advances()));
     let mut params = rows.params();
-    let journal: [&(dyn ToSql + Sync); 3] = [&flight.seq, &flushed, &advances];
+    let journal: [&(dyn ToSql + Sync); 3] = [&seq, &flushed, &advances];
     params.extend(journal);
     if !raised.id.is_empty() {
         params.extend(raised.params());
@@ -163,7 +171,7 @@ async fn run(session: &Session, batch: &CommitBatch) -> Result<CommitOutcome, St
 
 /// The connection is not used again: the statement may still be running on it.
 fn unknown(client: Client, flight: InFlight<'_>, error: StoreError) -> CommitOutcome {
-    flight.session.lost.lose(&error.to_string());
+    let error = flight.unknown(error);
     drop(Object::take(client));
     CommitOutcome::Unknown(error)
 }
@@ -194,43 +202,4 @@ pub(super) async fn outcomes(
         };
     }
     Ok(outcomes)
-}
-
-/// A commit under way. Dropped without a word about its end, its outcome is unknown.
-struct InFlight<'a> {
-    session: &'a Session,
-    seq: i64,
-    number: u64,
-    advances: Vec<Advance>,
-    ended: bool,
-}
-
-impl<'a> InFlight<'a> {
-    fn begin(session: &'a Session, batch: &CommitBatch) -> Result<Self, StoreError> {
-        let (number, advances) = session.ledger.lock().begin(batch);
-        Ok(Self { session, seq: signed(number)?, number, advances, ended: false })
-    }
-
-    fn aborted(mut self) {
-        self.ended = true;
-        self.session.ledger.lock().aborted(self.number);
-    }
-
-    fn committed(mut self) -> u64 {
-        self.ended = true;
-        let mut ledger = self.session.ledger.lock();
-        ledger.committed(self.number, &self.advances);
-        if ledger.since_checkpoint() >= CHECKPOINT_EVERY {
-            self.session.checkpoint_due.notify_one();
-        }
-        self.number
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.session.lost.lose("a commit ended without an outcome");
-        }
-    }
 }

@@ -151,9 +151,11 @@ fn session_settings(role: Role, statement_timeout: Duration) -> String {
         }
         Role::Reader => {
             settings.push(("default_transaction_read_only", "on".to_owned()));
-            // A generic plan made while the table was small must not scan it once it is large.
-            settings.push(("enable_seqscan", "off".to_owned()));
         }
+    }
+    if role != Role::Control {
+        // A generic plan made while the table was small must not scan it once it is large.
+        settings.push(("enable_seqscan", "off".to_owned()));
     }
     if role == Role::Writer {
         // One batch of values must not spill to a temporary file.

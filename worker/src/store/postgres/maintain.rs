@@ -31,10 +31,16 @@ const CHECKPOINT: &str = "WITH sums AS ( \
          AS u (id, vector, e, n, i, s) \
        ON CONFLICT (id) DO UPDATE SET vector = excluded.vector, highest = excluded.highest \
      ) UPDATE tercet.identity SET checkpoint_seq = $1";
-/// Only behind the checkpoint, whatever the caller believes.
-const PRUNE: &str = "DELETE FROM tercet.journal WHERE seq IN ( \
-       SELECT seq FROM tercet.journal \
-       WHERE seq <= least($1, (SELECT checkpoint_seq FROM tercet.identity)) ORDER BY seq LIMIT $2)";
+/// Only behind the checkpoint, whatever the caller believes. How far the journal reaches is noted in the same transaction.
+const PRUNE: &str = "WITH gone AS ( \
+       DELETE FROM tercet.journal WHERE seq IN ( \
+         SELECT seq FROM tercet.journal \
+         WHERE seq <= least($1, (SELECT checkpoint_seq FROM tercet.identity)) ORDER BY seq LIMIT $2) \
+       RETURNING seq \
+     ), noted AS ( \
+       UPDATE tercet.identity SET pruned_seq = GREATEST(pruned_seq, (SELECT max(seq) FROM gone)) \
+       WHERE EXISTS (SELECT FROM gone) \
+     ) SELECT count(*) FROM gone";
 
 const ESTIMATE_EVERY: Duration = Duration::from_secs(5);
 
@@ -87,8 +93,8 @@ pub(super) async fn pass(session: &Session, keep: u64) -> Result<(), StoreError>
     let up_to = signed(checkpoint.seq.saturating_sub(keep))?;
     loop {
         let client = session.writers.get().await?;
-        let deleted = within(session.patience, client.execute(PRUNE, &[&up_to, &PRUNE_ROWS_MAX])).await?;
-        if deleted < PRUNE_ROWS_MAX.unsigned_abs() {
+        let deleted = within(session.patience, client.query_one(PRUNE, &[&up_to, &PRUNE_ROWS_MAX])).await?;
+        if deleted.get::<_, i64>(0) < PRUNE_ROWS_MAX {
             return Ok(());
         }
     }

@@ -1,9 +1,9 @@
 //! The store over PostgreSQL 13 or later. The schema is in `worker/migrations` and explained in `worker/SCHEMA.md`.
 //!
 //! ```text
-//! control   one connection: the advisory lock, promises, the ring, proofs of life; its end is the store's end
-//! writers   a pool: one statement and one round trip per batch, each its own transaction
-//! readers   a pool, read-only: rows by key, scans, counts
+//! control   one connection: the advisory lock, promises, the register, proofs of life; its end is the store's end
+//! writers   a pool: one statement and one round trip per batch, each its own transaction; repairs beside them
+//! readers   a pool, read-only: rows by key, scans, counts, digests, the journal
 //! ```
 //!
 //! **When the store is lost.** A commit whose answer never came may have happened, and may still happen as long as a
@@ -12,12 +12,19 @@
 //! an idle writer's connection that ends is no loss: the pool makes another, which first checks that the database is
 //! still this worker's.
 
+mod change;
 mod columns;
 mod commit;
 mod connect;
+mod control;
+mod digest;
 mod disk;
 mod error;
+mod flight;
+mod journal;
+mod leftovers;
 mod maintain;
+mod memory;
 mod metrics;
 mod open;
 mod purge;
@@ -32,21 +39,22 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
-use tercet_common::{Epoch, KeyHash, PartitionId, Promise, Row, UnixMillis};
-use tokio::sync::Notify;
+use tercet_common::sync::{Changes, DigestEntry, Memory};
+use tercet_common::{KeyHash, PartitionId, Promise, Row, UnixMillis};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::Client;
 
-use self::columns::PartitionColumns;
 use self::connect::{Connections, Lost, Role, Target, connect, set_up, within};
+use self::control::ControlStatements;
 use self::error::connect_error;
 use self::metrics::Metrics;
 use self::open::Owner;
 use self::purge::Purge;
 use super::ledger::Ledger;
 use super::{
-    CommitBatch, CommitOutcome, Count, Loaded, Page, ScanFrom, ScanOptions, Store, StoreError, Usage,
+    CommitBatch, CommitOutcome, Count, Loaded, Page, PartitionChange, RingRegister, ScanFrom, ScanOptions,
+    Store, StoreError, Stretch, Usage,
 };
 use crate::Config;
 
@@ -54,6 +62,9 @@ use crate::Config;
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long [`Store::close`] waits for the control connection to end in order.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Repairs at once: changes, leftovers, what is remembered. More would take connections from commits.
+const REPAIRS_MAX: usize = 2;
 
 /// See the module.
 pub struct PostgresStore {
@@ -90,8 +101,13 @@ struct Session {
     /// A checkpoint is due.
     checkpoint_due: Notify,
     purge: Mutex<Purge>,
+    /// Taken before a connection, and before `purge_turn`. Never closed.
+    repairs: Semaphore,
     /// Flushed rows are to be deleted.
     purge_due: Notify,
+    /// Held by a statement that deletes flushed rows, and by a change that may lower a flush. For no longer than one
+    /// transaction.
+    purge_turn: tokio::sync::Mutex<()>,
     /// An estimate of the rows.
     rows: AtomicU64,
     lost: Lost,
@@ -100,30 +116,6 @@ struct Session {
     /// Where the database is, if that is in sight.
     data_directory: Option<PathBuf>,
     metrics: Arc<Metrics>,
-}
-
-/// Prepared once, so that a prepare of the protocol costs one round trip.
-struct ControlStatements {
-    prove: Statement,
-    raise: Statement,
-    keep_ring: Statement,
-}
-
-impl ControlStatements {
-    async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
-        const PROVE: &str = "UPDATE tercet.proof SET commits = commits + 1, proved_at = now()";
-        // The second branch sees the snapshot from before the update, which is right when there was none.
-        const KEEP_RING: &str = "WITH kept AS ( \
-             UPDATE tercet.identity SET ring_epoch = $1, ring = $2 \
-             WHERE ring_epoch IS NULL OR ring_epoch < $1 RETURNING ring) \
-             SELECT ring FROM kept UNION ALL \
-             SELECT ring FROM tercet.identity WHERE NOT EXISTS (SELECT FROM kept)";
-        Ok(Self {
-            prove: client.prepare(PROVE).await?,
-            raise: client.prepare(&commit::raise_partitions(1)).await?,
-            keep_ring: client.prepare(KEEP_RING).await?,
-        })
-    }
 }
 
 impl PostgresStore {
@@ -176,13 +168,15 @@ impl PostgresStore {
         let session = Arc::new(Session {
             statements: within(patience, ControlStatements::prepare(&control)).await?,
             control,
-            // Two more than commits at once: checkpoints and purges never wait for them, nor they for these.
-            writers: connections(Role::Writer, target.writers + 2)?,
+            // More than commits at once, so that neither waits for the other: for checkpoints, purges, and repairs.
+            writers: connections(Role::Writer, target.writers + 2 + REPAIRS_MAX)?,
             readers: connections(Role::Reader, target.readers)?,
             ledger: Mutex::new(ledger),
             checkpoint_due: Notify::new(),
             purge: Mutex::new(Purge::new(&loaded.partitions)),
+            repairs: Semaphore::new(REPAIRS_MAX),
             purge_due: Notify::new(),
+            purge_turn: tokio::sync::Mutex::new(()),
             rows: AtomicU64::new(0),
             lost,
             patience,
@@ -196,18 +190,6 @@ impl PostgresStore {
 }
 
 impl Session {
-    /// One statement on the control connection. No answer in time means that the connection cannot be relied on.
-    async fn on_control<T>(
-        &self,
-        statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
-    ) -> Result<T, StoreError> {
-        let result = within(self.patience, statement).await;
-        if let Err(error @ (StoreError::Timeout(_) | StoreError::Unreachable(_))) = &result {
-            self.lost.lose(&error.to_string());
-        }
-        result
-    }
-
     fn usage(&self) -> Usage {
         let (writing, idle_writers) = self.writers.occupancy();
         let (reading, idle_readers) = self.readers.occupancy();
@@ -271,30 +253,66 @@ impl Store for PostgresStore {
         Box::pin(async move { read::count(&*self.session()?, &partitions, now).await })
     }
 
-    fn keep_ring(&self, epoch: Epoch, ring: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, StoreError>> {
+    fn change(&self, change: PartitionChange) -> BoxFuture<'_, CommitOutcome> {
         Box::pin(async move {
-            let session = self.session()?;
-            let epoch = columns::signed(epoch.0)?;
-            let params: [&(dyn ToSql + Sync); 2] = [&epoch, &ring];
-            let kept = session.control.query_one(&session.statements.keep_ring, &params);
-            Ok(session.on_control(kept).await?.get(0))
+            match self.session() {
+                Ok(session) => change::change(&session, &change).await,
+                Err(error) => CommitOutcome::Aborted(error),
+            }
         })
+    }
+
+    fn digest(
+        &self,
+        partition: PartitionId,
+        from: KeyHash,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Stretch, StoreError>> {
+        Box::pin(async move { digest::digest(&*self.session()?, partition, from, limit).await })
+    }
+
+    fn look(
+        &self,
+        partition: PartitionId,
+        hashes: Vec<KeyHash>,
+    ) -> BoxFuture<'_, Result<Vec<DigestEntry>, StoreError>> {
+        Box::pin(async move { digest::look(&*self.session()?, partition, &hashes).await })
+    }
+
+    fn changes(&self, since: u64, limit: usize) -> BoxFuture<'_, Result<Changes, StoreError>> {
+        Box::pin(async move { journal::changes(&*self.session()?, since, limit).await })
+    }
+
+    fn remember(&self, memory: Memory) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { memory::remember(&*self.session()?, &memory).await })
+    }
+
+    fn recall(&self) -> BoxFuture<'_, Result<Memory, StoreError>> {
+        Box::pin(async move { memory::recall(&*self.session()?).await })
+    }
+
+    fn keep_register(&self, register: RingRegister) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { control::keep_register(&*self.session()?, &register).await })
+    }
+
+    fn renew_identity(&self) -> BoxFuture<'_, Result<String, StoreError>> {
+        Box::pin(async move { control::renew_identity(&*self.session()?).await })
+    }
+
+    fn drop_leftovers(
+        &self,
+        partitions: Vec<PartitionId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move { leftovers::drop_leftovers(&*self.session()?, &partitions, limit).await })
     }
 
     fn prove_commit(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async {
-            let session = self.session()?;
-            session.on_control(session.control.execute(&session.statements.prove, &[])).await.map(drop)
-        })
+        Box::pin(async move { control::prove_commit(&*self.session()?).await })
     }
 
     fn keep_promises(&self, promises: Vec<(PartitionId, Promise)>) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move {
-            let session = self.session()?;
-            let raised = PartitionColumns::new(&promises, &[])?;
-            let params = raised.params();
-            session.on_control(session.control.execute(&session.statements.raise, &params)).await.map(drop)
-        })
+        Box::pin(async move { control::keep_promises(&*self.session()?, &promises).await })
     }
 
     fn lost(&self) -> BoxFuture<'_, ()> {

@@ -9,14 +9,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
-use tercet_common::{Ballot, PARTITIONS, Promise};
+use tercet_common::{Ballot, Epoch, Incarnation, PARTITIONS, Promise, Term};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::super::codec::{FORMAT_VERSION, decode_advances, decode_clock};
 use super::super::ledger::{Ledger, Seen};
-use super::super::{Identity, Loaded, PartitionRecord, StoreError};
+use super::super::{Identity, Loaded, PartitionRecord, RingRegister, StoreError};
 use super::columns::{ballot_at, promise_at, unsigned};
 use super::connect::{APPLICATION, Target, within};
 use super::error::statement_error;
@@ -176,19 +176,21 @@ pub(super) async fn start_generation(
 
 /// Reads the partitions as of the last checkpoint and joins what the journal says happened since.
 pub(super) async fn load(client: &Client, patience: Duration) -> Result<(Loaded, Ledger), StoreError> {
-    const IDENTITY: &str = "SELECT worker_uuid::text, boot_generation, ring, checkpoint_seq, \
-         coalesce((SELECT max(seq) FROM tercet.journal), 0) FROM tercet.identity";
+    const IDENTITY: &str = "SELECT worker_uuid::text, boot_generation, checkpoint_seq, \
+         coalesce((SELECT max(seq) FROM tercet.journal), 0), \
+         (register_promised).n, (register_promised).incarnation, \
+         (register_accepted).n, (register_accepted).incarnation, ring_epoch, ring FROM tercet.identity";
     const PARTITION_ROWS: &str = "SELECT id, vector, \
          (promised).epoch, (promised).n, (promised).incarnation, \
          (floor).epoch, (floor).n, (floor).incarnation, (floor).seq, \
          (flush).epoch, (flush).n, (flush).incarnation, (flush).seq, \
-         (highest).epoch, (highest).n, (highest).incarnation, (highest).seq \
+         (highest).epoch, (highest).n, (highest).incarnation, (highest).seq, flush_clock \
          FROM tercet.partition ORDER BY id";
     const JOURNAL: &str = "SELECT seq, advances FROM tercet.journal WHERE seq > $1 ORDER BY seq";
 
     let identity = within(patience, client.query_one(IDENTITY, &[])).await?;
-    let checkpoint: i64 = identity.get(3);
-    let last_seq = unsigned(identity.get::<_, i64>(4).max(checkpoint))?;
+    let checkpoint: i64 = identity.get(2);
+    let last_seq = unsigned(identity.get::<_, i64>(3).max(checkpoint))?;
 
     let rows = within(patience, client.query(PARTITION_ROWS, &[])).await?;
     if rows.len() != usize::from(PARTITIONS) {
@@ -223,9 +225,22 @@ pub(super) async fn load(client: &Client, patience: Duration) -> Result<(Loaded,
         worker_uuid: identity.get(0),
         boot_generation: unsigned(identity.get(1))?,
         journal_seq: last_seq,
-        ring: identity.get(2),
+        register: register(&identity)?,
     };
     Ok((Loaded { identity, partitions }, ledger))
+}
+
+/// From the columns 4 to 9 of the identity.
+fn register(identity: &Row) -> Result<RingRegister, StoreError> {
+    let number = |column| unsigned(identity.get(column));
+    let term = |column: usize| -> Result<Term, StoreError> {
+        Ok(Term { n: number(column)?, incarnation: Incarnation(number(column + 1)?) })
+    };
+    let ring = match (identity.get::<_, Option<i64>>(8), identity.get(9)) {
+        (Some(epoch), Some(ring)) => Some((Epoch(unsigned(epoch)?), ring)),
+        _ => None,
+    };
+    Ok(RingRegister { promised: term(4)?, accepted: term(6)?, ring })
 }
 
 fn partition(row: &Row) -> Result<PartitionRecord, StoreError> {
@@ -237,5 +252,6 @@ fn partition(row: &Row) -> Result<PartitionRecord, StoreError> {
         flush: ballot(9)?,
         highest: ballot(13)?,
         vector: decode_clock(row.get(1))?,
+        flush_clock: decode_clock(row.get(17))?,
     })
 }

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use tercet_common::{Ballot, PartitionId};
 use tokio_postgres::types::ToSql;
 
-use super::super::{CommitBatch, PartitionRecord, StoreError};
+use super::super::{CommitBatch, PartitionChange, PartitionRecord, StoreError};
 use super::Session;
-use super::columns::{HashColumn, signed, smallint};
+use super::columns::{HashColumn, smallint};
 use super::connect::within;
 
 /// Rows that one statement looks at. How long that takes depends on their values, so the number adapts.
@@ -28,19 +28,22 @@ const PAUSE_FACTOR: u32 = 4;
 /// After a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// `$1` partition, `$2` the hash to begin behind, `$3` rows, `$4` to `$7` the flush.
+/// `$1` partition, `$2` the hash to begin behind, `$3` rows. The flush is the durable one: it may have been lowered.
 ///
 /// Locks rows in the order of commits. A row that a commit overwrites meanwhile is judged by what it has become.
-const PURGE: &str = "WITH stretch AS MATERIALIZED ( \
-       SELECT key_hash, (epoch, n, incarnation, seq) < ($4::bigint, $5::bigint, $6::bigint, $7::bigint) AS dead \
-       FROM tercet.entry WHERE partition = $1::smallint AND key_hash > $2::bytea ORDER BY key_hash LIMIT $3 \
+const PURGE: &str = "WITH p AS MATERIALIZED ( \
+       SELECT (flush).epoch, (flush).n, (flush).incarnation, (flush).seq FROM tercet.partition WHERE id = $1::smallint \
+     ), stretch AS MATERIALIZED ( \
+       SELECT key_hash, (epoch, n, incarnation, seq) < (SELECT p.epoch, p.n, p.incarnation, p.seq FROM p) AS dead \
+       FROM tercet.entry WHERE partition = $1 AND key_hash > $2::bytea ORDER BY key_hash LIMIT $3 \
      ), dead AS MATERIALIZED ( \
        SELECT key_hash FROM tercet.entry \
        WHERE partition = $1 AND key_hash = ANY (ARRAY(SELECT key_hash FROM stretch WHERE dead)) \
-         AND (epoch, n, incarnation, seq) < ($4, $5, $6, $7) ORDER BY key_hash FOR UPDATE \
+         AND (epoch, n, incarnation, seq) < (SELECT p.epoch, p.n, p.incarnation, p.seq FROM p) \
+       ORDER BY key_hash FOR UPDATE \
      ), gone AS ( \
        DELETE FROM tercet.entry AS e USING dead WHERE e.partition = $1 AND e.key_hash = dead.key_hash \
-         AND (e.epoch, e.n, e.incarnation, e.seq) < ($4, $5, $6, $7) RETURNING 1 \
+         AND (e.epoch, e.n, e.incarnation, e.seq) < (SELECT p.epoch, p.n, p.incarnation, p.seq FROM p) RETURNING 1 \
      ) SELECT (SELECT count(*) FROM gone), \
          (SELECT key_hash FROM stretch ORDER BY key_hash OFFSET $3::bigint - 1 LIMIT 1)";
 
@@ -85,9 +88,25 @@ impl Purge {
         !self.due.is_empty()
     }
 
-    fn next(&mut self) -> Option<(PartitionId, Ballot)> {
-        let partition = self.due.pop_first()?;
-        Some((partition, self.flush[partition.index()]))
+    /// As [`Self::committed`]; the flush may be lower than before.
+    pub(super) fn changed(&mut self, change: &PartitionChange) -> bool {
+        let partition = change.partition;
+        let flush = &mut self.flush[partition.index()];
+        if let Some((ballot, _)) = &change.flush {
+            *flush = *ballot;
+            self.highest = self.highest.max(*ballot);
+            if *ballot > Ballot::ZERO {
+                self.due.insert(partition);
+            }
+        }
+        if change.rows.iter().any(|row| row.ballot < *flush) {
+            self.due.insert(partition);
+        }
+        !self.due.is_empty()
+    }
+
+    fn next(&mut self) -> Option<PartitionId> {
+        self.due.pop_first()
     }
 }
 
@@ -95,11 +114,11 @@ impl Purge {
 pub(super) async fn run(session: &Session) {
     loop {
         let next = session.purge.lock().next();
-        let Some((partition, flush)) = next else {
+        let Some(partition) = next else {
             session.purge_due.notified().await;
             continue;
         };
-        match purge(session, partition, flush).await {
+        match purge(session, partition).await {
             Ok(0) => {}
             Ok(rows) => tracing::debug!(%partition, rows, "flushed rows are deleted"),
             Err(_) if session.lost.check().is_err() => return,
@@ -113,19 +132,20 @@ pub(super) async fn run(session: &Session) {
 }
 
 /// Deletes all of a partition that is below the flush, and says how many rows that were.
-async fn purge(session: &Session, partition: PartitionId, flush: Ballot) -> Result<u64, StoreError> {
+async fn purge(session: &Session, partition: PartitionId) -> Result<u64, StoreError> {
     let id = smallint(partition);
-    let [epoch, n] = [signed(flush.epoch.0)?, signed(flush.term.n)?];
-    let [incarnation, seq] = [signed(flush.term.incarnation.0)?, signed(flush.seq)?];
     let (mut behind, mut rows): (Vec<u8>, u64) = (Vec::new(), 0);
     let mut rows_max = STRETCH_ROWS_AT_FIRST;
     loop {
-        let params: [&(dyn ToSql + Sync); 7] = [&id, &behind, &rows_max, &epoch, &n, &incarnation, &seq];
+        let params: [&(dyn ToSql + Sync); 3] = [&id, &behind, &rows_max];
+        // A statement that began before the flush was lowered must have ended before rows below it come in.
+        let turn = session.purge_turn.lock().await;
         let client = session.writers.get().await?;
         let began = Instant::now();
         // Not prepared for long: the plan is to follow the table, which may be about to shrink to nothing.
         let answer = within(session.patience, client.query_one(PURGE, &params)).await;
         drop(client);
+        drop(turn);
         let took = began.elapsed();
         match answer {
             Ok(row) => {

@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 
 use super::super::{Count, Page, ScanFrom, ScanOptions, StoreError};
 use super::Session;
-use super::columns::{HashColumn, ROW_COLUMNS, row_at, smallint, unsigned};
+use super::columns::{HashColumn, ROW_COLUMNS, partition_id, row_at, smallint, unsigned};
 use super::connect::within;
 
 /// Keys of one statement.
@@ -26,7 +26,7 @@ const SCAN_ROWS_MAX: usize = 10_000;
 const EXAMINED_PER_ROW: usize = 4;
 const EXAMINED_MIN: usize = 1_000;
 
-const NOT_FLUSHED: &str = "(e.epoch, e.n, e.incarnation, e.seq) >= ((p.flush).epoch, (p.flush).n, (p.flush).incarnation, (p.flush).seq)";
+pub(super) const NOT_FLUSHED: &str = "(e.epoch, e.n, e.incarnation, e.seq) >= ((p.flush).epoch, (p.flush).n, (p.flush).incarnation, (p.flush).seq)";
 
 /// The lateral join with a limit leaves the planner one choice: one index look-up per key.
 pub(super) static READ: LazyLock<String> = LazyLock::new(|| {
@@ -165,10 +165,7 @@ pub(super) async fn scan(
 }
 
 fn place(stored: &Stored) -> Result<(PartitionId, KeyHash), StoreError> {
-    let partition = PartitionId::new(stored.get::<_, i16>(1).cast_unsigned());
-    let partition =
-        partition.ok_or_else(|| StoreError::Failed("a stored partition is out of range".to_owned()))?;
-    Ok((partition, KeyHash(stored.get::<_, HashColumn>(2).0)))
+    Ok((partition_id(stored.get(1))?, KeyHash(stored.get::<_, HashColumn>(2).0)))
 }
 
 pub(super) async fn count(
@@ -183,7 +180,7 @@ pub(super) async fn count(
 }
 
 /// Runs a query, on another connection if the first one turns out to be dead: reading twice does no harm.
-async fn query(
+pub(super) async fn query(
     session: &Session,
     sql: &str,
     params: &[&(dyn ToSql + Sync)],

@@ -7,13 +7,14 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tercet_common::sync::Changes;
 use tercet_common::{Content, Key, KeyHash, Row, UnixMillis, VectorClock, WorkerId};
 use tokio_postgres::Client;
 
 use super::super::suite::{self, Fixture, batch, promise, read_one, row};
-use super::super::{CommitBatch, CommitOutcome, RowOutcome, Store, StoreError};
+use super::super::{CommitBatch, CommitOutcome, PartitionChange, RowOutcome, Store, StoreError};
 use super::columns::{HashColumn, RowColumns, smallint};
-use super::{PostgresStore, commit, maintain, read};
+use super::{PostgresStore, change, commit, digest, leftovers, maintain, read};
 use crate::Config;
 use crate::testing::TestPostgres;
 
@@ -233,7 +234,7 @@ async fn a_schema_from_the_future_is_refused() {
                  VALUES (999, 'future', '2026-01-01T00:00:00Z', '1')";
     admin.batch_execute(newer).await.unwrap();
     let reason = refusal(&store).await;
-    assert_eq!(reason, "the database has schema version 999, this binary knows up to 2");
+    assert_eq!(reason, "the database has schema version 999, this binary knows up to 3");
 }
 
 #[tokio::test]
@@ -362,6 +363,135 @@ async fn what_a_flush_hides_is_deleted_in_the_end() {
     admin.execute(left, &[&smallint(partition)]).await.unwrap();
     store.open().await.unwrap();
     stored_become(2).await;
+}
+
+/// The order of things: flushed rows are being deleted; the flush is lowered; a row between the two flushes comes in.
+#[tokio::test]
+async fn rows_below_a_flush_that_was_lowered_stay() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    put(&store, row("{t}flushed", 5, "v")).await;
+    let none = PartitionChange::none(row("{t}", 0, "").key.partition());
+    let flush = |seq| Some((row("", seq, "").ballot, VectorClock::new()));
+    admin.batch_execute(LOCK_ALL_ROWS).await.unwrap();
+    let raised = store.change(PartitionChange { flush: flush(20), ..none.clone() }).await;
+    assert!(matches!(raised, CommitOutcome::Committed { .. }), "{raised:?}");
+    wait_until_blocked(&admin).await;
+    assert!(store.session().unwrap().purge_turn.try_lock().is_err(), "rows are being deleted below 20");
+    let unblock = async { admin.batch_execute("ROLLBACK").await.unwrap() };
+    let (lowered, ()) =
+        join(store.change(PartitionChange { flush: flush(10), ..none.clone() }), unblock).await;
+    assert!(matches!(lowered, CommitOutcome::Committed { .. }), "{lowered:?}");
+    let rows = vec![row("{t}installed", 15, "v")];
+    store.change(PartitionChange { rows, ..none.clone() }).await;
+    // All of the partition is looked at again.
+    put(&store, row("{t}late", 9, "v")).await;
+    let stored = "SELECT count(*) FROM tercet.entry";
+    while admin.query_one(stored, &[]).await.unwrap().get::<_, i64>(0) != 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(read_one(&store, "{t}installed").await, Some(row("{t}installed", 15, "v")));
+}
+
+/// What happens at COMMIT happens in a trigger that waits for it.
+async fn at_commit(admin: &Client, action: &str) {
+    let sql = format!(
+        "CREATE OR REPLACE FUNCTION public.at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ \
+         BEGIN {action}; RETURN NULL; END $$; \
+         DROP TRIGGER IF EXISTS at_commit ON tercet.entry; \
+         CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON tercet.entry DEFERRABLE INITIALLY DEFERRED \
+         FOR EACH ROW EXECUTE FUNCTION public.at_commit()"
+    );
+    admin.batch_execute(&sql).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_whose_commit_is_not_answered_is_unknown_and_heals() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    let partition = row("{t}", 0, "").key.partition();
+    let change = |seq| PartitionChange {
+        rows: vec![row(&format!("{{t}}{seq}"), seq, "v")],
+        ..PartitionChange::none(partition)
+    };
+    put(&store, row("{t}k", 1, "v")).await;
+    at_commit(&admin, "RAISE 'refused'").await;
+    let outcome = store.change(change(2)).await;
+    assert!(matches!(outcome, CommitOutcome::Aborted(StoreError::Failed(_))), "{outcome:?}");
+    at_commit(&admin, "PERFORM pg_terminate_backend(pg_backend_pid())").await;
+    let outcome = store.change(change(3)).await;
+    assert!(matches!(outcome, CommitOutcome::Unknown(_)), "{outcome:?}");
+    assert!(matches!(store.prove_commit().await, Err(StoreError::Unreachable(_))));
+    store.open().await.unwrap();
+    assert_eq!(read_one(&store, "{t}3").await, None);
+    admin.batch_execute("DROP TRIGGER at_commit ON tercet.entry").await.unwrap();
+    assert!(matches!(store.change(change(4)).await, CommitOutcome::Committed { .. }));
+}
+
+#[tokio::test]
+async fn a_change_that_breaks_before_its_commit_never_happened() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    put(&store, row("{t}k", 1, "v")).await;
+    admin.batch_execute(LOCK_ALL_ROWS).await.unwrap();
+    let partition = row("{t}", 0, "").key.partition();
+    let rows = vec![row("{t}k", 2, "v")];
+    let broken = store.change(PartitionChange { rows: rows.clone(), ..PartitionChange::none(partition) });
+    let terminated = async {
+        wait_until_blocked(&admin).await;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        admin.query(end, &[]).await.unwrap();
+    };
+    let (outcome, ()) = join(broken, terminated).await;
+    assert!(matches!(outcome, CommitOutcome::Aborted(StoreError::Unreachable(_))), "{outcome:?}");
+    admin.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(read_one(&store, "{t}k").await, Some(row("{t}k", 1, "v")));
+    // The seq that it took is a gap now, which is not the same as a journal that was pruned.
+    put(&store, row("{t}k", 3, "v")).await;
+    let changes = store.changes(1, 10).await.unwrap();
+    assert_eq!((changes.upto, changes.entries.len(), changes.pruned), (3, 1, false));
+}
+
+#[tokio::test]
+async fn the_journal_is_told_up_to_what_is_under_way() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    put(&store, row("{t}a", 1, "v")).await;
+    admin.batch_execute(LOCK_ALL_ROWS).await.unwrap();
+    let seen = async || {
+        let changes = store.changes(0, 100).await.unwrap();
+        (changes.upto, changes.entries.len(), changes.more)
+    };
+    let behind = async {
+        wait_until_blocked(&admin).await;
+        put(&store, row("{t}b", 3, "v")).await;
+        assert_eq!(seen().await, (1, 1, false));
+        admin.batch_execute("ROLLBACK").await.unwrap();
+    };
+    let (outcome, ()) = join(store.commit(batch([row("{t}a", 2, "v")])), behind).await;
+    assert!(matches!(outcome, CommitOutcome::Committed { journal_seq: 2, .. }), "{outcome:?}");
+    assert_eq!(seen().await, (3, 2, false));
+}
+
+#[tokio::test]
+async fn a_journal_that_was_pruned_says_so() {
+    let (database, _) = database().await;
+    let store = opened(&database).await;
+    for seq in 1..=9 {
+        put(&store, row(&format!("{{t}}{seq}"), seq, "v")).await;
+    }
+    let pruned = Changes { upto: 6, pruned: true, ..Changes::default() };
+    maintain::pass(&store.session().unwrap(), 9).await.unwrap();
+    assert_eq!(store.changes(0, 100).await.unwrap().entries.len(), 9, "nothing is gone yet");
+    maintain::pass(&store.session().unwrap(), 2).await.unwrap();
+    assert_eq!(store.changes(6, 100).await, Ok(pruned.clone()));
+    assert_eq!(store.changes(7, 100).await.unwrap().entries.len(), 2);
+    store.open().await.unwrap();
+    assert_eq!(store.changes(6, 100).await, Ok(pruned.clone()));
+    maintain::pass(&store.session().unwrap(), 0).await.unwrap();
+    assert_eq!(store.changes(7, 100).await, Ok(Changes { upto: 7, ..pruned }), "the journal is empty");
+    assert_eq!(store.changes(9, 100).await, Ok(Changes { upto: 9, ..Changes::default() }));
 }
 
 #[tokio::test]
@@ -493,21 +623,32 @@ async fn every_statement_by_key_goes_through_its_index() {
                 NULL, 'k', '', 'v' FROM generate_series(1, 20000) AS i";
     for state in ["before and", "after statistics"] {
         let session = store.session().unwrap();
-        let client = session.readers.get().await.unwrap();
+        let reader = session.readers.get().await.unwrap();
+        let writer = session.writers.get().await.unwrap();
         let (scan, read) =
             ("0::smallint, '', 1023::smallint, 1000, 250, 1000000, true", "'{1}', '{a}', 1000");
-        for (name, sql, arguments, index) in [
-            ("by_key", &read::READ, read.to_owned(), "entry_pkey"),
-            ("scan", &read::SCAN, format!("{scan}, NULL, true"), "entry_pkey"),
-            ("expired", &read::SCAN_EXPIRED, format!("{scan}, 5, true"), "entry_expiry"),
+        let (digest, look) = ("1::smallint, '', 4096".to_owned(), "1::smallint, '{a}'".to_owned());
+        let evict = "1::smallint, '{a}', '{1}', '{1}', '{1}', '{1}'".to_owned();
+        for (client, name, sql, arguments, index) in [
+            (&reader, "by_key", read::READ.as_str(), read.to_owned(), "entry_pkey"),
+            (&reader, "scan", &read::SCAN, format!("{scan}, NULL, true"), "entry_pkey"),
+            (&reader, "expired", &read::SCAN_EXPIRED, format!("{scan}, 5, true"), "entry_expiry"),
+            (&reader, "digest", &digest::DIGEST, digest, "entry_pkey"),
+            (&reader, "look", &digest::LOOK, look, "entry_pkey"),
+            (&writer, "evict", &change::EVICT, evict, "entry_pkey"),
+            (&writer, "drop", leftovers::DROP, "'{1,2}', 500".to_owned(), "entry_pkey"),
         ] {
             let _ = client.batch_execute(&format!("DEALLOCATE {name}")).await;
-            client.batch_execute(&format!("PREPARE {name} AS {}", sql.as_str())).await.unwrap();
+            client.batch_execute(&format!("PREPARE {name} AS {sql}")).await.unwrap();
             let plan = client.query(&format!("EXPLAIN EXECUTE {name} ({arguments})"), &[]).await.unwrap();
             let plan: String = plan.iter().map(|line| line.get::<_, &str>(0).to_owned() + "\n").collect();
             let other = if index == "entry_pkey" { "entry_expiry" } else { "entry_pkey" };
             assert!(plan.contains(index) && !plan.contains(other), "{state}: {plan}");
             assert!(!plan.contains("Seq Scan on entry"), "{state}: {plan}");
+            assert!(
+                name != "digest" || !plan.contains("Bitmap"),
+                "in order, no further than the limit: {plan}"
+            );
         }
         admin.batch_execute(many).await.unwrap();
         admin.batch_execute("ANALYZE tercet.entry; DELETE FROM tercet.entry").await.unwrap();

@@ -4,4 +4,7 @@ mod contended;
 mod directed;
 mod linearizable;
 mod random;
+mod reconfigured;
+mod replica;
+mod ring;
 mod world;

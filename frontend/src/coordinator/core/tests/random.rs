@@ -7,6 +7,7 @@ use std::time::Duration;
 use tercet_common::{Content, UnixMillis};
 
 use super::linearizable::{Event, Kind, is_linearizable};
+use super::ring::Ring;
 use super::world::{Answer, Packet, World, key, number};
 use crate::coordinator::api::{Change, Found, OpError, Written};
 
@@ -17,7 +18,7 @@ const OPERATIONS: usize = 28;
 const KEYS: [&str; 2] = ["{p}1", "{p}2"];
 
 /// splitmix64: the schedule is a function of the seed.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -28,11 +29,11 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
-    fn chance(&mut self, percent: u64) -> bool {
+    pub(super) fn chance(&mut self, percent: u64) -> bool {
         self.next() % 100 < percent
     }
 }
@@ -133,8 +134,19 @@ fn start(world: &mut World, random: &mut Random, frontend: usize, name: &str, va
 
 /// The histories of the keys. A flush belongs to each.
 fn schedule(seed: u64) -> [Vec<Event>; KEYS.len()] {
+    play(seed, World::new(FRONTENDS), None)
+}
+
+/// The same while the partition changes hands, again and again; with the number of changes that began.
+fn schedule_with_ring_changes(seed: u64) -> ([Vec<Event>; KEYS.len()], usize) {
+    let mut world = World::with_workers(FRONTENDS, 5);
+    let mut ring = Ring::new(&mut world, &KEYS);
+    (play(seed, world, Some(&mut ring)), ring.changes)
+}
+
+fn play(seed: u64, mut world: World, mut ring: Option<&mut Ring>) -> [Vec<Event>; KEYS.len()] {
     let mut random = Random(seed);
-    let mut world = World::new(FRONTENDS);
+    let workers = world.replicas.len();
     // Most clients are at the first frontend.
     let frontend = |client: usize| client.saturating_sub(CLIENTS - FRONTENDS);
     let mut clients: [Option<(Pending, usize, u64)>; CLIENTS] = Default::default();
@@ -156,6 +168,11 @@ fn schedule(seed: u64) -> [Vec<Event>; KEYS.len()] {
             let pending = start(&mut world, &mut random, frontend(client), KEYS[name], 1_000 * issued as i64);
             clients[client] = Some((pending, name, step));
         }
+        if let Some(ring) = &mut ring
+            && random.chance(15)
+        {
+            ring.step(&mut world, &mut random);
+        }
         match random.below(100) {
             0..=79 if !world.wire.is_empty() => {
                 let at = random.below(world.wire.len());
@@ -174,14 +191,14 @@ fn schedule(seed: u64) -> [Vec<Event>; KEYS.len()] {
                 (0..FRONTENDS).for_each(|frontend| world.with(frontend, |core| core.tick()));
             }
             96 => {
-                let (frontend, worker) = (random.below(FRONTENDS), random.below(3) as u16);
+                let (frontend, worker) = (random.below(FRONTENDS), random.below(workers) as u16);
                 world.with(frontend, |core| {
                     core.peer(worker, false);
                     core.link_lost(worker);
                 });
             }
             _ => {
-                let (frontend, worker) = (random.below(FRONTENDS), random.below(3) as u16);
+                let (frontend, worker) = (random.below(FRONTENDS), random.below(workers) as u16);
                 world.with(frontend, |core| core.peer(worker, true));
             }
         }
@@ -199,6 +216,9 @@ fn schedule(seed: u64) -> [Vec<Event>; KEYS.len()] {
         if let Some(kind) = pending.unknown() {
             record(name, Event { kind, called, returned: u64::MAX });
         }
+    }
+    if let Some(ring) = ring {
+        ring.settle(&mut world);
     }
     finish(&mut world, seed);
     // What was said not to have happened must not turn up now.
@@ -225,8 +245,9 @@ fn pass_until(world: &mut World, is_so: impl Fn(&World) -> bool) {
 
 /// With the network whole again, everything comes to an end and nothing is left.
 fn finish(world: &mut World, seed: u64) {
+    let workers = world.replicas.len() as u16;
     for frontend in 0..FRONTENDS {
-        world.with(frontend, |core| (0..3).for_each(|worker| core.peer(worker, true)));
+        world.with(frontend, |core| (0..workers).for_each(|worker| core.peer(worker, true)));
     }
     let idle = |world: &World| world.cores.iter().all(|core| core.in_flight() == (0, 0, 0));
     pass_until(world, idle);
@@ -249,4 +270,20 @@ fn random_schedules_are_linearizable() {
     }
     // The schedules must not be so rough that nothing happens in them.
     assert!(answered as u64 > SEEDS * 8, "only {answered} operations were answered");
+}
+
+#[test]
+fn random_ring_changes_are_linearizable() {
+    const SEEDS: u64 = 600;
+    let (mut answered, mut changes) = (0, 0);
+    for seed in 0..SEEDS {
+        let (histories, changed) = schedule_with_ring_changes(seed);
+        changes += changed;
+        for history in histories {
+            answered += history.iter().filter(|e| e.returned != u64::MAX).count();
+            assert!(is_linearizable(&history), "seed {seed}: {history:#?}");
+        }
+    }
+    assert!(answered as u64 > SEEDS * 8, "only {answered} operations were answered");
+    assert!(changes as u64 > SEEDS * 2, "only {changes} ring changes began");
 }

@@ -1,20 +1,18 @@
 //! Frontends (real cores), replicas (the rules of design 4, modelled), and a network between them that the test holds
 //! in its hand.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tercet_common::message::Held;
 use tercet_common::{
-    Ballot, Content, Epoch, Incarnation, Key, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest,
-    Row, UnixMillis, VectorClock, WorkerId,
+    Content, Epoch, Incarnation, Key, PartitionId, ReplicaReply, ReplicaRequest, Row, UnixMillis, WorkerId,
 };
 
 use super::super::super::api::{
     Change, Found, Op, OpError, ReadLevel, ReadOp, Update, WriteLevel, WriteOp, Written,
 };
-use super::super::{CallId, Core, Tuning, WorkerIx};
+use super::super::{CallId, Core, Group, Tuning, WorkerIx};
+use super::replica::Replica;
 
 pub(super) const TUNING: Tuning = Tuning {
     hedge_after: Duration::from_millis(50),
@@ -23,89 +21,6 @@ pub(super) const TUNING: Tuning = Tuning {
     quorum_grace: Duration::from_millis(500),
     value_bytes_max: 1024,
 };
-
-/// A replica that follows the rules, without a database.
-#[derive(Default)]
-pub(super) struct Replica {
-    pub(super) promises: HashMap<PartitionId, Promise>,
-    pub(super) rows: HashMap<Key, Row>,
-    vectors: HashMap<PartitionId, VectorClock>,
-    flushes: HashMap<PartitionId, Ballot>,
-    /// Refuse everything so, while set.
-    pub(super) refusing: Option<Refusal>,
-}
-
-#[expect(clippy::result_large_err, reason = "a model, not a hot path")]
-impl Replica {
-    fn raise(&mut self, partition: PartitionId, promise: Promise) -> Result<(), ReplicaReply> {
-        let held = self.promises.entry(partition).or_default();
-        if promise < *held {
-            return Err(ReplicaReply::Refused(Refusal::Promise { promised: *held }));
-        }
-        *held = promise;
-        Ok(())
-    }
-
-    fn held(&self, key: &Key, digest: bool) -> ReplicaReply {
-        let flush = self.flushes.get(&key.partition()).copied().unwrap_or(Ballot::ZERO);
-        let row = self.rows.get(key).filter(|row| row.ballot > flush);
-        let ballot = row.map_or(flush, |row| row.ballot);
-        ReplicaReply::Version(Held { ballot, row: row.filter(|_| !digest).cloned() })
-    }
-
-    fn install(&mut self, row: Row) {
-        self.vectors.entry(row.key.partition()).or_default().join(&row.clock);
-        if self.rows.get(&row.key).is_none_or(|old| old.ballot < row.ballot) {
-            self.rows.insert(row.key.clone(), row);
-        }
-    }
-
-    pub(super) fn handle(&mut self, request: ReplicaRequest) -> ReplicaReply {
-        if let Some(refusal) = &self.refusing {
-            return ReplicaReply::Refused(refusal.clone());
-        }
-        self.apply(request).unwrap_or_else(|refused| refused)
-    }
-
-    fn apply(&mut self, request: ReplicaRequest) -> Result<ReplicaReply, ReplicaReply> {
-        Ok(match request {
-            ReplicaRequest::Prepare { partition, promise } => {
-                self.raise(partition, promise)?;
-                let vector = self.vectors.get(&partition).cloned().unwrap_or_default();
-                ReplicaReply::Prepared { vector, highest: Ballot::ZERO }
-            }
-            ReplicaRequest::Put { row } | ReplicaRequest::Replicate { row, chosen: false, .. } => {
-                self.raise(row.key.partition(), row.ballot.promise())?;
-                if let Some(old) = self.rows.get(&row.key)
-                    && old.ballot > row.ballot
-                    && old.ballot.promise() != row.ballot.promise()
-                {
-                    return Err(ReplicaReply::Refused(Refusal::Superseded { ballot: old.ballot }));
-                }
-                self.install(row);
-                ReplicaReply::Stored
-            }
-            ReplicaRequest::Replicate { row, chosen: true, .. } => {
-                self.install(row);
-                ReplicaReply::Stored
-            }
-            ReplicaRequest::Get { key, digest, .. } => self.held(&key, digest),
-            ReplicaRequest::GetForWrite { promise, key } => {
-                self.raise(key.partition(), promise)?;
-                self.held(&key, false)
-            }
-            ReplicaRequest::Flush { partition, ballot, clock, chosen } => {
-                if !chosen {
-                    self.raise(partition, ballot.promise())?;
-                }
-                let flush = self.flushes.entry(partition).or_default();
-                *flush = (*flush).max(ballot);
-                self.vectors.entry(partition).or_default().join(&clock);
-                ReplicaReply::Stored
-            }
-        })
-    }
-}
 
 /// A request or reply on its way.
 #[derive(Clone, Debug)]
@@ -125,16 +40,21 @@ pub(super) struct World {
 impl World {
     /// Replicas 0, 1, 2 hold every partition.
     pub(super) fn new(frontends: usize) -> Self {
-        let names: Vec<WorkerId> = (1..=3).map(|n| WorkerId::new(&format!("w{n}")).unwrap()).collect();
+        Self::with_workers(frontends, 3)
+    }
+
+    /// The same; workers beyond those three hold nothing yet.
+    pub(super) fn with_workers(frontends: usize, workers: WorkerIx) -> Self {
+        let names: Vec<WorkerId> = (1..=workers).map(|n| WorkerId::new(&format!("w{n}")).unwrap()).collect();
         let core = |n: usize| {
-            let partitions = PartitionId::all().map(|id| (id, Epoch(1), (0..3).collect()));
+            let partitions = PartitionId::all().map(|id| (id, Group::stable(Epoch(1), 0..3)));
             let mut core = Core::new(Incarnation(100 + n as u64), TUNING, names.clone(), partitions);
-            (0..3).for_each(|worker| core.peer(worker, true));
+            (0..workers).for_each(|worker| core.peer(worker, true));
             core
         };
         Self {
             cores: (0..frontends).map(core).collect(),
-            replicas: (0..3).map(|_| Replica::default()).collect(),
+            replicas: (0..workers).map(Replica::new).collect(),
             wire: Vec::new(),
             now: Duration::ZERO,
             wall: UnixMillis(1_000_000),

@@ -7,7 +7,9 @@ use parking_lot::Mutex;
 use super::*;
 use crate::coordinator::memory::MemoryEngine;
 use crate::coordinator::status::ClusterStatus;
-use crate::coordinator::{Engine, KeyCount, Op, ScanFilter, ScanPage, ScanPosition, WorkerReadError};
+use crate::coordinator::{
+    DrainError, Engine, KeyCount, Op, ScanFilter, ScanPage, ScanPosition, WorkerReadError,
+};
 use crate::resp::command::testing::{Gateway, show};
 
 #[test]
@@ -106,6 +108,9 @@ impl Engine for Interfering {
         limit: usize,
     ) -> BoxFuture<'static, Result<ScanPage, WorkerReadError>> {
         self.inner.worker_page(worker, from, limit)
+    }
+    fn drain(&self, worker: &str, leaving: bool) -> BoxFuture<'static, Result<(), DrainError>> {
+        self.inner.drain(worker, leaving)
     }
     fn status(&self) -> ClusterStatus {
         self.inner.status()

@@ -1,0 +1,421 @@
+//! How a frontend decides ring configurations: the proposer of [`crate::ring_register`], as a plain struct.
+//!
+//! It is fed with who the workers are and with their answers, and says what each of them is to be asked next. That is
+//! a function of the worker's last answer and of what is being attempted, so a call that is lost is simply made again,
+//! and an answer that comes late or twice does no harm.
+//!
+//! ```text
+//!  met, trusted, answered, propose, tick ──▶ Proposer ──▶ ask_of(worker): read, prepare, accept, announce
+//!                                                    └──▶ in_force(): what the cluster works with
+//! ```
+//!
+//! 1. **Find out.** Every worker is read. The newest configuration that any of them knows to be decided is the base.
+//! 2. **Complete.** A vote for the next number may have been decided by a frontend that died: it is proposed again.
+//! 3. **Decide.** Prepare at a majority of the base's members; the vote of the highest term among their answers binds,
+//!    else the proposal is free. Accept at a majority of the base's members and of the next one's.
+//! 4. **Announce.** In force is what a majority of its own members knows. It goes on until every member knows.
+//!
+//! **The first number** has no base: its voters are its own members. They come from the settings, with the data that
+//! they registered with, once a majority of those workers says that it knows nothing and the others had a moment.
+//!
+//! **Who counts.** A worker whose data is older than what it once said (a restored disk) has forgotten promises and votes.
+//! The caller says whom it trusts; others are read, and counted nowhere.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backoff::{Backoff, BackoffPolicy};
+use crate::quorum::majority;
+use crate::ring_register::{Ask, RegisterState, number};
+use crate::{Epoch, Incarnation, RingConfig, Term, WorkerId};
+
+/// A worker over certain data: who answers.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Voter {
+    pub id: WorkerId,
+    pub uuid: String,
+}
+
+impl Voter {
+    pub fn is_member(&self, config: &RingConfig) -> bool {
+        config.index_of_identity(&self.id, &self.uuid).is_some()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    state: Option<RegisterState>,
+    trusted: bool,
+}
+
+/// A term, and what it is used for.
+#[derive(Debug)]
+struct Attempt {
+    term: Term,
+    /// Whose members vote: the base, or the first configuration itself.
+    electors: Arc<RingConfig>,
+    /// `None` while promises are gathered.
+    accept: Option<Arc<RingConfig>>,
+}
+
+/// Why a configuration is not taken as a proposal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration in force is number {}, and the next one cannot be number {}", current.0, proposed.0)]
+pub struct StaleProposal {
+    pub current: Epoch,
+    pub proposed: Epoch,
+}
+
+/// How far the cluster is from having a configuration in force.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// Of the members that count, so many have done what is wanted now, so many must.
+    pub confirmed: usize,
+    pub needed: usize,
+    /// The members that have not.
+    pub missing: Vec<WorkerId>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Proposer {
+    incarnation: Incarnation,
+    /// Number 1 as the settings say, without identities.
+    bootstrap: Option<RingConfig>,
+    grace: Duration,
+    voters: BTreeMap<Voter, Seen>,
+    /// The newest that is known to be decided.
+    decided: Option<Arc<RingConfig>>,
+    in_force: Option<Arc<RingConfig>>,
+    proposal: Option<Arc<RingConfig>>,
+    attempt: Option<Attempt>,
+    /// The highest `n` of a term that was seen or used.
+    highest: u64,
+    /// Since when a majority of the settings' workers knows nothing.
+    blank_since: Option<Duration>,
+    /// Two frontends that overtake each other wait, each its own time.
+    backoff: Backoff,
+    not_before: Duration,
+}
+
+impl Proposer {
+    /// `bootstrap` is number 1, its members without identities; `None`: only what workers know is used. `grace` is how
+    /// long a majority of its members waits for the others.
+    pub fn new(incarnation: Incarnation, bootstrap: Option<RingConfig>, grace: Duration) -> Self {
+        let waits = BackoffPolicy::new(Duration::from_millis(20), Duration::from_secs(1), 0.8)
+            .expect("constants in range");
+        Self {
+            incarnation,
+            bootstrap,
+            grace,
+            voters: BTreeMap::new(),
+            decided: None,
+            in_force: None,
+            proposal: None,
+            attempt: None,
+            highest: 0,
+            blank_since: None,
+            backoff: waits.start(incarnation.0),
+            not_before: Duration::ZERO,
+        }
+    }
+
+    /// A worker can be asked: it has come, or has come back. What it said before is void.
+    pub fn met(&mut self, voter: Voter) {
+        self.voters.insert(voter, Seen::default());
+    }
+
+    /// A worker is not to be asked any longer.
+    pub fn parted(&mut self, voter: &Voter) {
+        self.voters.remove(voter);
+    }
+
+    /// Whether a worker's answers count.
+    pub fn trust(&mut self, voter: &Voter, trusted: bool, now: Duration) {
+        if let Some(seen) = self.voters.get_mut(voter).filter(|seen| seen.trusted != trusted) {
+            seen.trusted = trusted;
+            self.tick(now);
+        }
+    }
+
+    /// A worker's answer, to whatever it was asked.
+    pub fn answered(&mut self, voter: &Voter, state: RegisterState, now: Duration) {
+        let Some(seen) = self.voters.get_mut(voter) else { return };
+        if seen.state.as_ref().is_some_and(|known| state.is_before(known)) {
+            return;
+        }
+        self.highest = self.highest.max(state.promised.n);
+        if state.number() > number(self.decided.as_ref()) {
+            self.learn(state.decided.clone());
+        }
+        if let Some(seen) = self.voters.get_mut(voter) {
+            seen.state = Some(state);
+        }
+        self.tick(now);
+    }
+
+    /// Wants `next` to follow the configuration in force. It replaces a proposal that is not voted on yet. Whether it was
+    /// decided shows [`Proposer::in_force`]; another one may be, that someone began before.
+    pub fn propose(&mut self, next: Arc<RingConfig>, now: Duration) -> Result<(), StaleProposal> {
+        let current = number(self.in_force.as_ref()).max(number(self.decided.as_ref()));
+        if next.epoch.0 != current.0 + 1 {
+            return Err(StaleProposal { current, proposed: next.epoch });
+        }
+        self.proposal = Some(next);
+        self.tick(now);
+        Ok(())
+    }
+
+    /// The configuration that the cluster works with: decided, and known to a majority of its members.
+    pub fn in_force(&self) -> Option<&Arc<RingConfig>> {
+        self.in_force.as_ref()
+    }
+
+    /// The newest configuration that was decided; it may not be in force yet.
+    pub fn decided(&self) -> Option<&Arc<RingConfig>> {
+        self.decided.as_ref()
+    }
+
+    /// The number that a worker knows to be decided; `None` before it answered.
+    pub fn knows(&self, voter: &Voter) -> Option<Epoch> {
+        self.state_of(voter).map(RegisterState::number)
+    }
+
+    /// What a worker is to be asked now; `None`: nothing.
+    pub fn ask_of(&self, voter: &Voter) -> Option<Ask> {
+        let seen = self.voters.get(voter)?;
+        let Some(state) = &seen.state else { return Some(Ask::default()) };
+        let known = self.decided.clone().filter(|decided| decided.epoch > state.number());
+        let attempt = self.attempt.as_ref().filter(|attempt| seen.trusted && state.promised <= attempt.term);
+        let step = attempt.and_then(|attempt| attempt.step_of(voter, state));
+        match step {
+            Some((term, accept)) => Some(Ask { term, known, accept }),
+            // Members have to know, and who was one, that it is none any longer.
+            None => {
+                let concerned =
+                    |config: &Arc<RingConfig>| voter.is_member(config) || state.number() > Epoch(0);
+                let known = known.filter(concerned)?;
+                Some(Ask { known: Some(known), ..Ask::default() })
+            }
+        }
+    }
+
+    /// When [`Proposer::tick`] may change something although nobody answered.
+    pub fn wakes_at(&self) -> Option<Duration> {
+        if self.attempt.is_some() {
+            return None;
+        }
+        let bootstrap = self.blank_since.filter(|_| self.decided.is_none());
+        let bootstrap = bootstrap.map(|since| (since + self.grace).max(self.not_before));
+        let proposal = self.has_business().then_some(self.not_before);
+        bootstrap.into_iter().chain(proposal).min()
+    }
+
+    pub fn progress(&self) -> Progress {
+        let Some(config) = self.decided.as_ref().or(self.attempt.as_ref().map(|a| &a.electors)) else {
+            return self
+                .bootstrap
+                .as_ref()
+                .map_or(Progress { confirmed: 0, needed: 0, missing: vec![] }, |config| {
+                    self.count(config, |state| state.decided.is_none())
+                });
+        };
+        self.count(config, |state| state.number() >= config.epoch)
+    }
+
+    /// Draws the conclusions from what is known at `now`.
+    pub fn tick(&mut self, now: Duration) {
+        // Each round ends an attempt, begins one, or takes it a step on: three make a decision.
+        for _ in 0..4 {
+            self.announce();
+            let before = self.stage();
+            match &self.attempt {
+                Some(_) => self.carry_on(now),
+                None => self.begin(now),
+            }
+            if self.stage() == before {
+                return;
+            }
+        }
+    }
+
+    fn stage(&self) -> (Epoch, Option<(Term, bool)>) {
+        let attempt = self.attempt.as_ref().map(|attempt| (attempt.term, attempt.accept.is_some()));
+        (number(self.decided.as_ref()), attempt)
+    }
+
+    fn state_of(&self, voter: &Voter) -> Option<&RegisterState> {
+        self.voters.get(voter)?.state.as_ref()
+    }
+
+    /// The answers of those members of `config` that count.
+    fn answers<'a>(&'a self, config: &'a RingConfig) -> impl Iterator<Item = (usize, &'a RegisterState)> {
+        self.voters.iter().filter(|(_, seen)| seen.trusted).filter_map(|(voter, seen)| {
+            Some((config.index_of_identity(&voter.id, &voter.uuid)?, seen.state.as_ref()?))
+        })
+    }
+
+    fn count(&self, config: &RingConfig, done: impl Fn(&RegisterState) -> bool) -> Progress {
+        let mut missing: Vec<_> = config.members.iter().map(|member| Some(member.id.clone())).collect();
+        for (index, _) in self.answers(config).filter(|(_, state)| done(state)) {
+            missing[index] = None;
+        }
+        let missing: Vec<_> = missing.into_iter().flatten().collect();
+        let members = config.members.len();
+        Progress { confirmed: members - missing.len(), needed: majority(members), missing }
+    }
+
+    fn is_majority(&self, config: &RingConfig, done: impl Fn(&RegisterState) -> bool) -> bool {
+        let Progress { confirmed, needed, .. } = self.count(config, done);
+        confirmed >= needed
+    }
+
+    fn learn(&mut self, decided: Option<Arc<RingConfig>>) {
+        self.decided = decided;
+        let number = number(self.decided.as_ref());
+        self.attempt = None;
+        self.proposal.take_if(|proposal| proposal.epoch <= number);
+        self.backoff.reset();
+    }
+
+    fn announce(&mut self) {
+        let Some(decided) = &self.decided else { return };
+        if number(self.in_force.as_ref()) < decided.epoch
+            && self.is_majority(decided, |state| state.number() >= decided.epoch)
+        {
+            self.in_force = Some(decided.clone());
+        }
+    }
+
+    /// The number that is decided next.
+    fn next(&self) -> Epoch {
+        Epoch(number(self.decided.as_ref()).0 + 1)
+    }
+
+    /// Something is proposed, or has been begun by someone.
+    fn has_business(&self) -> bool {
+        let next = self.next();
+        let proposed = self.proposal.as_ref().is_some_and(|proposal| proposal.epoch == next);
+        match &self.decided {
+            Some(base) => proposed || self.answers(base).any(|(_, state)| state.vote_for(next).is_some()),
+            None => self.begun_first().is_some(),
+        }
+    }
+
+    /// A first configuration that someone has voted for: that of the highest term.
+    fn begun_first(&self) -> Option<&Arc<RingConfig>> {
+        let states = self.voters.values().filter(|seen| seen.trusted).filter_map(|seen| seen.state.as_ref());
+        let votes = states.filter_map(|state| state.vote_for(Epoch(1)));
+        votes.max_by_key(|vote| vote.term).map(|vote| &vote.config)
+    }
+
+    fn begin(&mut self, now: Duration) {
+        let electors = match &self.decided {
+            Some(base) => self.has_business().then(|| base.clone()),
+            None => self.begun_first().cloned().or_else(|| self.bootstrap(now)),
+        };
+        if now >= self.not_before
+            && let Some(electors) = electors
+        {
+            self.start(electors);
+        }
+    }
+
+    fn start(&mut self, electors: Arc<RingConfig>) {
+        self.highest += 1;
+        let term = Term { n: self.highest, incarnation: self.incarnation };
+        self.attempt = Some(Attempt { term, electors, accept: None });
+    }
+
+    /// The first configuration, with the identities of those who are there, once it may be proposed.
+    fn bootstrap(&mut self, now: Duration) -> Option<Arc<RingConfig>> {
+        let listed = self.bootstrap.as_ref()?;
+        let Progress { confirmed, needed, missing } = self.count(listed, |state| state.decided.is_none());
+        if confirmed < needed {
+            self.blank_since = None;
+            return None;
+        }
+        let since = *self.blank_since.get_or_insert(now);
+        if !missing.is_empty() && now < since.saturating_add(self.grace) {
+            return None;
+        }
+        let mut config = listed.clone();
+        for member in &mut config.members {
+            let there = |(voter, seen): &(&Voter, &Seen)| {
+                voter.id == member.id && seen.trusted && seen.state.is_some()
+            };
+            if let Some((voter, _)) = self.voters.iter().find(there) {
+                member.uuid = voter.uuid.clone();
+            }
+        }
+        Some(Arc::new(config))
+    }
+
+    fn carry_on(&mut self, now: Duration) {
+        let Some(Attempt { term, electors, accept }) = &self.attempt else { return };
+        let (term, electors) = (*term, electors.clone());
+        let refused = |state: &RegisterState| state.promised > term;
+        let asked = [Some(&electors), accept.as_ref()];
+        if asked.into_iter().flatten().any(|config| self.answers(config).any(|(_, state)| refused(state))) {
+            self.attempt = None;
+            self.not_before = now.saturating_add(self.backoff.next_wait());
+            return;
+        }
+        match accept.clone() {
+            None => self.gather_promises(term, electors),
+            Some(config) => {
+                let voted = |state: &RegisterState| {
+                    state
+                        .vote_for(config.epoch)
+                        .is_some_and(|vote| vote.term == term && vote.config == config)
+                };
+                if self.is_majority(&electors, voted) && self.is_majority(&config, voted) {
+                    self.learn(Some(config));
+                }
+            }
+        }
+    }
+
+    fn gather_promises(&mut self, term: Term, electors: Arc<RingConfig>) {
+        let base = number(self.decided.as_ref());
+        let promised = |state: &RegisterState| state.promised == term && state.number() == base;
+        if !self.is_majority(&electors, promised) {
+            return;
+        }
+        let next = self.next();
+        let promises = self.answers(&electors).map(|(_, state)| state).filter(|state| promised(state));
+        let votes = promises.filter_map(|state| state.vote_for(next));
+        let binding = votes.max_by_key(|vote| vote.term).map(|vote| vote.config.clone());
+        let is_first = self.decided.is_none();
+        if let Some(first) = binding.as_ref().filter(|binding| is_first && **binding != electors) {
+            // Its voters are others: it takes their promises to know which one binds.
+            return self.start(first.clone());
+        }
+        let free =
+            || if is_first { Some(electors) } else { self.proposal.clone().filter(|p| p.epoch == next) };
+        let accept = binding.or_else(free);
+        match (accept, &mut self.attempt) {
+            (Some(config), Some(attempt)) => attempt.accept = Some(config),
+            // What was to be completed is not there any longer, and nothing is proposed.
+            _ => self.attempt = None,
+        }
+    }
+}
+
+impl Attempt {
+    /// What the attempt needs of a worker that has promised no higher term.
+    fn step_of(&self, voter: &Voter, state: &RegisterState) -> Option<(Term, Option<Arc<RingConfig>>)> {
+        let elector = voter.is_member(&self.electors);
+        let Some(config) = &self.accept else {
+            return (elector && state.promised < self.term).then_some((self.term, None));
+        };
+        let concerned = elector || voter.is_member(config);
+        let open = state.number() < config.epoch;
+        let voted = state.vote_for(config.epoch).is_some_and(|vote| vote.term == self.term);
+        (concerned && open && !voted).then(|| (self.term, Some(config.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,437 @@
+//! Cases by name, and random schedules: several frontends, loss, late and doubled answers, crashes.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Member, REPLICAS};
+
+const GRACE: Duration = Duration::from_secs(1);
+const NOW: Duration = Duration::ZERO;
+
+fn voter(n: usize) -> Voter {
+    Voter { id: WorkerId::new(&format!("w{n}")).unwrap(), uuid: format!("u{n}") }
+}
+
+/// Number `epoch`, of these workers.
+fn config(epoch: u64, workers: &[usize]) -> Arc<RingConfig> {
+    let member = |n: &usize| Member { uuid: voter(*n).uuid, ..Member::named(voter(*n).id, 1, "") };
+    Arc::new(RingConfig::new("c", Epoch(epoch), REPLICAS, workers.iter().map(member).collect()).unwrap())
+}
+
+fn list(workers: &[usize]) -> RingConfig {
+    let member = |n: &usize| Member::named(voter(*n).id, 1, "");
+    RingConfig::new("c", Epoch(1), REPLICAS, workers.iter().map(member).collect()).unwrap()
+}
+
+/// A frontend, and the workers that it can reach.
+struct Cluster {
+    proposer: Proposer,
+    workers: BTreeMap<usize, RegisterState>,
+    now: Duration,
+}
+
+impl Cluster {
+    fn new(listed: &[usize], workers: &[usize]) -> Self {
+        let mut cluster = Self::without_workers(1, listed);
+        workers.iter().for_each(|n| cluster.join(*n, RegisterState::default()));
+        cluster
+    }
+
+    fn without_workers(incarnation: u64, listed: &[usize]) -> Self {
+        let proposer = Proposer::new(Incarnation(incarnation), Some(list(listed)), GRACE);
+        Self { proposer, workers: BTreeMap::new(), now: NOW }
+    }
+
+    fn join(&mut self, n: usize, state: RegisterState) {
+        self.workers.insert(n, state);
+        self.proposer.met(voter(n));
+        self.proposer.trust(&voter(n), true, self.now);
+    }
+
+    fn leave(&mut self, n: usize) -> RegisterState {
+        self.proposer.parted(&voter(n));
+        self.workers.remove(&n).unwrap()
+    }
+
+    /// Asks and answers until nothing is to be asked. How many asks that took.
+    fn settle(&mut self) -> usize {
+        let mut asks = 0;
+        loop {
+            let before = asks;
+            for (n, state) in &mut self.workers {
+                while let Some(ask) = self.proposer.ask_of(&voter(*n)) {
+                    asks += 1;
+                    assert!(asks < 1_000, "asks without end");
+                    *state = state.step(&ask).unwrap_or_else(|| state.clone());
+                    self.proposer.answered(&voter(*n), state.clone(), self.now);
+                }
+            }
+            if asks == before {
+                return asks;
+            }
+        }
+    }
+
+    /// Settles, and lets time pass where something waits for it.
+    fn work(&mut self) {
+        for _ in 0..10 {
+            self.settle();
+            let Some(at) = self.proposer.wakes_at() else { return };
+            self.now = self.now.max(at);
+            self.proposer.tick(self.now);
+        }
+    }
+
+    fn in_force(&self) -> Option<(u64, String)> {
+        self.proposer.in_force().map(|config| (config.epoch.0, config.member_list()))
+    }
+
+    fn propose(&mut self, config: Arc<RingConfig>) -> Result<(), StaleProposal> {
+        self.proposer.propose(config, self.now)
+    }
+}
+
+fn force(number: u64, members: &str) -> Option<(u64, String)> {
+    Some((number, members.to_owned()))
+}
+
+#[test]
+fn all_listed_workers_form_at_once_with_the_data_that_they_have() {
+    let mut cluster = Cluster::new(&[1, 2, 3], &[1, 2, 3, 9]);
+    cluster.settle();
+    assert_eq!(cluster.in_force(), force(1, "w1, w2, w3"));
+    assert_eq!(**cluster.proposer.in_force().unwrap(), *config(1, &[1, 2, 3]));
+    assert_eq!(cluster.workers[&3].number(), Epoch(1));
+    assert_eq!(cluster.workers[&9], RegisterState::default(), "a spare is left alone");
+}
+
+#[test]
+fn a_majority_forms_after_the_grace_and_the_rest_is_told_later() {
+    let mut cluster = Cluster::new(&[1, 2, 3], &[1]);
+    cluster.settle();
+    assert_eq!(cluster.proposer.wakes_at(), None, "one is no majority");
+    assert_eq!(cluster.proposer.progress().confirmed, 1);
+    cluster.join(2, RegisterState::default());
+    cluster.settle();
+    assert_eq!((cluster.in_force(), cluster.proposer.wakes_at()), (None, Some(GRACE)));
+    cluster.work();
+    assert_eq!(cluster.in_force(), force(1, "w1, w2, w3"));
+    assert_eq!(cluster.proposer.in_force().unwrap().members[2].uuid, "", "nobody knows its data");
+    cluster.join(3, RegisterState::default());
+    cluster.settle();
+    assert_eq!(cluster.workers[&3].number(), Epoch(1));
+}
+
+#[test]
+fn what_any_worker_knows_is_used_instead_of_the_list() {
+    let known = RegisterState { decided: Some(config(4, &[1, 2, 5])), ..RegisterState::default() };
+    let mut cluster = Cluster::new(&[1, 2, 3], &[2, 3]);
+    cluster.join(9, known.clone());
+    cluster.settle();
+    assert_eq!(cluster.in_force(), None, "of its members, only w2 is there");
+    assert_eq!(cluster.proposer.progress().missing, [voter(1).id, voter(5).id]);
+    cluster.join(1, known);
+    assert!(cluster.settle() <= 3);
+    assert_eq!(cluster.in_force(), force(4, "w1, w2, w5"));
+    assert_eq!(cluster.workers[&3], RegisterState::default());
+}
+
+#[test]
+fn a_restart_finds_the_configuration_with_one_question_to_each() {
+    let mut first = Cluster::new(&[1, 2, 3], &[1, 2, 3]);
+    first.settle();
+    let mut second = Cluster::without_workers(2, &[1, 2, 3]);
+    for n in [1, 2] {
+        second.join(n, first.leave(n));
+    }
+    assert_eq!(second.settle(), 2);
+    assert_eq!(second.in_force(), force(1, "w1, w2, w3"));
+}
+
+#[test]
+fn a_change_is_decided_by_old_and_new_and_told_to_both() {
+    let mut cluster = Cluster::new(&[1, 2, 3], &[1, 2, 3, 4]);
+    cluster.settle();
+    cluster.propose(config(2, &[1, 2, 4])).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.in_force(), force(2, "w1, w2, w4"));
+    assert!(cluster.workers.values().all(|state| state.number() == Epoch(2)), "who left is told too");
+    let stale = StaleProposal { current: Epoch(2), proposed: Epoch(2) };
+    assert_eq!(cluster.propose(config(2, &[1, 2, 3])), Err(stale));
+}
+
+#[test]
+fn without_a_majority_of_the_new_members_nothing_is_decided() {
+    let mut cluster = Cluster::new(&[1], &[1]);
+    cluster.settle();
+    cluster.propose(config(2, &[1, 2])).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.in_force(), force(1, "w1"));
+    cluster.join(2, RegisterState::default());
+    cluster.settle();
+    assert_eq!(cluster.in_force(), force(2, "w1, w2"));
+}
+
+#[test]
+fn what_a_minority_has_voted_for_is_completed() {
+    let mut first = Cluster::new(&[1, 2, 3], &[1, 2, 3]);
+    first.settle();
+    let begun = config(2, &[1, 2, 3]);
+    let vote = Ask { term: Term { n: 7, incarnation: Incarnation(1) }, known: None, accept: Some(begun) };
+    let w2 = first.leave(2).step(&vote).unwrap();
+    let mut second = Cluster::without_workers(2, &[1, 2, 3]);
+    second.join(2, w2);
+    second.join(3, first.leave(3));
+    second.settle();
+    assert_eq!(second.in_force(), force(2, "w1, w2, w3"));
+    assert!(second.workers[&2].promised.n > 7);
+}
+
+#[test]
+fn a_completed_vote_makes_the_own_proposal_stale() {
+    let mut cluster = Cluster::new(&[1, 2, 3], &[1, 2, 3, 4]);
+    cluster.settle();
+    let vote = Ask {
+        term: Term { n: 7, incarnation: Incarnation(9) },
+        known: None,
+        accept: Some(config(2, &[1, 2, 3])),
+    };
+    for n in [1, 2, 3] {
+        let state = cluster.workers.get_mut(&n).unwrap();
+        *state = state.step(&vote).unwrap();
+    }
+    cluster.propose(config(2, &[1, 2, 4])).unwrap();
+    cluster.work();
+    assert_eq!(cluster.in_force(), force(2, "w1, w2, w3"));
+}
+
+#[test]
+fn answers_of_workers_that_are_not_trusted_do_not_count() {
+    let mut cluster = Cluster::new(&[1, 2, 3], &[1, 2, 3]);
+    cluster.proposer.trust(&voter(2), false, NOW);
+    cluster.proposer.trust(&voter(3), false, NOW);
+    cluster.work();
+    assert_eq!(cluster.in_force(), None);
+    cluster.proposer.trust(&voter(3), true, NOW);
+    cluster.work();
+    assert_eq!(cluster.in_force(), force(1, "w1, w2, w3"));
+}
+
+#[test]
+fn a_member_over_other_data_has_no_vote() {
+    let mut first = Cluster::new(&[1, 2, 3], &[1, 2, 3]);
+    first.settle();
+    let mut second = Cluster::without_workers(2, &[1, 2, 3]);
+    second.join(1, first.leave(1));
+    let other = Voter { uuid: "other".to_owned(), ..voter(2) };
+    second.proposer.met(other.clone());
+    second.proposer.trust(&other, true, NOW);
+    second.proposer.answered(&other, RegisterState::default(), NOW);
+    second.settle();
+    assert_eq!(second.in_force(), None);
+}
+
+#[test]
+fn an_answer_from_before_does_not_undo_a_later_one() {
+    let mut cluster = Cluster::new(&[1, 2, 3], &[1, 2, 3]);
+    cluster.settle();
+    cluster.proposer.answered(&voter(1), RegisterState::default(), NOW);
+    assert_eq!(cluster.proposer.knows(&voter(1)), Some(Epoch(1)));
+}
+
+/// What happens next in a random schedule; the numbers choose among what there is.
+#[derive(Clone, Debug)]
+enum Event {
+    /// A frontend asks a worker; the worker answers at once, and the answer is under way.
+    Ask {
+        frontend: usize,
+        worker: usize,
+    },
+    /// An ask that the worker never sees, or one whose answer is lost: the worker may have taken the step.
+    LoseAnswer {
+        frontend: usize,
+        worker: usize,
+    },
+    /// An answer that is under way arrives, in any order, and perhaps not for the last time.
+    Deliver {
+        which: usize,
+        again: bool,
+    },
+    Propose {
+        frontend: usize,
+        change: usize,
+    },
+    /// A frontend dies, and another one comes that knows nothing.
+    Crash {
+        frontend: usize,
+    },
+    /// A worker is away for a frontend, or there again.
+    Cut {
+        frontend: usize,
+        worker: usize,
+    },
+    Wait,
+}
+
+const FRONTENDS: usize = 3;
+const WORKERS: usize = 5;
+
+fn event() -> impl Strategy<Value = Event> {
+    let (frontend, worker) = (0..FRONTENDS, 1..=WORKERS);
+    prop_oneof![
+        12 => (frontend.clone(), worker.clone()).prop_map(|(frontend, worker)| Event::Ask { frontend, worker }),
+        2 => (frontend.clone(), worker.clone())
+            .prop_map(|(frontend, worker)| Event::LoseAnswer { frontend, worker }),
+        14 => (any::<usize>(), prop::bool::weighted(0.1))
+            .prop_map(|(which, again)| Event::Deliver { which, again }),
+        2 => (frontend.clone(), 0..WORKERS).prop_map(|(frontend, change)| Event::Propose { frontend, change }),
+        1 => frontend.clone().prop_map(|frontend| Event::Crash { frontend }),
+        1 => (frontend, worker).prop_map(|(frontend, worker)| Event::Cut { frontend, worker }),
+        2 => Just(Event::Wait),
+    ]
+}
+
+struct World {
+    frontends: Vec<Proposer>,
+    workers: BTreeMap<usize, RegisterState>,
+    /// To whom, of which worker, what.
+    answers: Vec<(u64, usize, RegisterState)>,
+    incarnations: u64,
+    now: Duration,
+    /// Every number that anyone took for decided.
+    decided: BTreeMap<Epoch, Arc<RingConfig>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let workers = (1..=WORKERS).map(|n| (n, RegisterState::default())).collect();
+        let mut world = Self {
+            frontends: Vec::new(),
+            workers,
+            answers: Vec::new(),
+            incarnations: 0,
+            now: NOW,
+            decided: BTreeMap::new(),
+        };
+        world.frontends = (0..FRONTENDS).map(|_| world.fresh_frontend()).collect();
+        world
+    }
+
+    fn fresh_frontend(&mut self) -> Proposer {
+        self.incarnations += 1;
+        let mut frontend = Proposer::new(Incarnation(self.incarnations), Some(list(&[1, 2, 3])), GRACE);
+        for n in 1..=WORKERS {
+            frontend.met(voter(n));
+            frontend.trust(&voter(n), true, self.now);
+        }
+        frontend
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Ask { frontend, worker } => {
+                if let Some(state) = self.ask(frontend, worker) {
+                    self.answers.push((self.frontends[frontend].incarnation.0, worker, state));
+                }
+            }
+            Event::LoseAnswer { frontend, worker } => drop(self.ask(frontend, worker)),
+            Event::Deliver { which, again } => {
+                if self.answers.is_empty() {
+                    return;
+                }
+                let which = which % self.answers.len();
+                let (to, worker, state) = self.answers[which].clone();
+                if !again {
+                    self.answers.swap_remove(which);
+                }
+                if let Some(frontend) = self.frontends.iter_mut().find(|f| f.incarnation.0 == to) {
+                    frontend.answered(&voter(worker), state, self.now);
+                }
+            }
+            Event::Propose { frontend, change } => {
+                let frontend = &mut self.frontends[frontend];
+                let Some(base) = frontend.in_force() else { return };
+                let mut members: Vec<usize> = (1..=WORKERS).filter(|n| voter(*n).is_member(base)).collect();
+                let worker = change + 1;
+                match members.iter().position(|n| *n == worker) {
+                    Some(at) if members.len() > 1 => drop(members.remove(at)),
+                    Some(_) => return,
+                    None => members.push(worker),
+                }
+                let next = config(base.epoch.0 + 1, &members);
+                // Stale where something newer is known already.
+                let _ = frontend.propose(next, self.now);
+            }
+            Event::Crash { frontend } => self.frontends[frontend] = self.fresh_frontend(),
+            Event::Cut { frontend, worker } => {
+                let (now, frontend) = (self.now, &mut self.frontends[frontend]);
+                let voter = voter(worker);
+                if frontend.voters.contains_key(&voter) {
+                    frontend.parted(&voter);
+                } else {
+                    frontend.met(voter.clone());
+                    frontend.trust(&voter, true, now);
+                }
+            }
+            Event::Wait => {
+                self.now += GRACE / 2;
+                self.frontends.iter_mut().for_each(|frontend| frontend.tick(self.now));
+            }
+        }
+        self.check();
+    }
+
+    /// The worker's answer.
+    fn ask(&mut self, frontend: usize, worker: usize) -> Option<RegisterState> {
+        let ask = self.frontends[frontend].ask_of(&voter(worker))?;
+        let state = self.workers.get_mut(&worker).unwrap();
+        if let Some(next) = state.step(&ask) {
+            assert!(next.promised >= state.promised && next.number() >= state.number());
+            *state = next;
+        }
+        Some(state.clone())
+    }
+
+    /// Never two for one number.
+    fn check(&mut self) {
+        let frontends = self.frontends.iter().filter_map(Proposer::decided);
+        let workers = self.workers.values().filter_map(|state| state.decided.as_ref());
+        for config in frontends.chain(workers) {
+            let first = self.decided.entry(config.epoch).or_insert_with(|| config.clone());
+            assert!(first == config, "two configurations of number {}", config.epoch.0);
+        }
+    }
+
+    /// One frontend that reaches everyone, and no more faults: it ends with what was decided last, or later.
+    fn heal(&mut self) -> Epoch {
+        self.answers.clear();
+        self.frontends = vec![self.fresh_frontend()];
+        for _ in 0..25 {
+            for worker in 1..=WORKERS {
+                self.happen(Event::Ask { frontend: 0, worker });
+            }
+            while !self.answers.is_empty() {
+                self.happen(Event::Deliver { which: 0, again: false });
+            }
+            self.happen(Event::Wait);
+        }
+        number(self.frontends[0].in_force())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 250, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_number_is_decided_twice_and_nothing_decided_is_lost(events in prop::collection::vec(event(), 0..400)) {
+        let mut world = World::new();
+        for event in events {
+            world.happen(event);
+        }
+        let last = world.decided.keys().next_back().copied().unwrap_or_default();
+        let healed = world.heal();
+        prop_assert!(healed >= last.max(Epoch(1)), "{last:?} was decided, {healed:?} is in force");
+    }
+}

@@ -1,0 +1,105 @@
+//! `tercet drain`: has a worker hand over what it holds, and waits until it has.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use tercet_frontend::coordinator::status::ClusterStatus;
+
+use crate::cli::DrainArgs;
+use crate::frontend::Frontend;
+use crate::progress::Progress;
+
+/// How often the status is looked at.
+const POLL: Duration = Duration::from_millis(500);
+
+pub(crate) fn run(args: &DrainArgs) -> anyhow::Result<ExitCode> {
+    let frontend = match Frontend::find(&args.frontend) {
+        Ok(frontend) => frontend,
+        Err(error) => return unusable(&error),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(drain(args, &frontend)) {
+        Ok(Ok(text)) => {
+            println!("{text}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Err(refused)) => {
+            eprintln!("tercet: {refused:#}");
+            Ok(ExitCode::from(crate::FAILED))
+        }
+        Err(error) => unusable(&error),
+    }
+}
+
+fn unusable(error: &anyhow::Error) -> anyhow::Result<ExitCode> {
+    eprintln!("tercet: {error:#}");
+    Ok(ExitCode::from(crate::UNUSABLE))
+}
+
+/// The outer error: nobody answered; the inner one: somebody refused.
+async fn drain(args: &DrainArgs, frontend: &Frontend) -> anyhow::Result<anyhow::Result<String>> {
+    let worker = &args.worker;
+    let path = format!("/admin/workers/{worker}/drain");
+    let answer = if args.cancel { frontend.delete(&path).await? } else { frontend.post(&path).await? };
+    if let Err(refused) = answer {
+        return Ok(Err(refused));
+    }
+    if args.cancel {
+        return Ok(Ok(format!("{worker} stays, and gets its share of the ring again")));
+    }
+    if args.no_wait {
+        return Ok(Ok(format!("{worker} hands over what it holds: see `tercet status`")));
+    }
+    let progress = Progress::new();
+    loop {
+        let status = frontend.status().await?;
+        let Some(holds) = holds(&status, worker) else {
+            return Ok(Err(anyhow::anyhow!("{worker} is no longer in the ring")));
+        };
+        if holds == 0 && status.ring.change.is_none() {
+            progress.finish();
+            return Ok(Ok(format!(
+                "{worker} holds nothing any more: it can be stopped and its data removed"
+            )));
+        }
+        match (&status.ring.change, &status.ring.waiting) {
+            (Some(change), _) => progress.change(change),
+            (None, Some(why)) => {
+                progress.news(&format!("{worker} still holds {holds} partitions; waiting: {why}"))
+            }
+            (None, None) => progress.news(&format!("{worker} still holds {holds} partitions")),
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Partitions that it is a replica of; `None`: it is no member.
+fn holds(status: &ClusterStatus, worker: &str) -> Option<usize> {
+    status.workers.iter().find(|w| w.id.as_str() == worker).map(|w| w.partitions)
+}
+
+impl Frontend {
+    async fn post(&self, path: &str) -> anyhow::Result<anyhow::Result<()>> {
+        self.order(reqwest::Method::POST, path).await
+    }
+
+    async fn delete(&self, path: &str) -> anyhow::Result<anyhow::Result<()>> {
+        self.order(reqwest::Method::DELETE, path).await
+    }
+
+    async fn order(&self, method: reqwest::Method, path: &str) -> anyhow::Result<anyhow::Result<()>> {
+        let (status, body) = self.send(method, path).await?;
+        Ok(match status {
+            200..300 => Ok(()),
+            _ => Err(self.refusal(path, status, &body)),
+        })
+    }
+
+    async fn status(&self) -> anyhow::Result<ClusterStatus> {
+        match self.cluster_status().await? {
+            Ok((status, _)) => Ok(status),
+            Err(refused) => bail!(refused),
+        }
+    }
+}

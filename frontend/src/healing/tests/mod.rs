@@ -1,0 +1,4 @@
+mod collect;
+mod compare;
+mod copy;
+mod world;

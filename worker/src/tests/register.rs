@@ -1,0 +1,153 @@
+//! The register of ring configurations and the worker's identity, over gRPC.
+
+use tercet_common::ring_register::{Ask, RegisterState};
+use tercet_common::{Member, RingConfig};
+use tercet_proto::convert::ask_to_wire;
+use tonic::{Code, Status};
+
+use super::*;
+
+/// Of `members`, each as id and uuid, one replica per partition.
+fn config(number: u64, members: &[(&str, &str)]) -> Arc<RingConfig> {
+    let member = |(id, uuid): &(&str, &str)| Member {
+        uuid: (*uuid).to_owned(),
+        ..Member::named(WorkerId::new(id).unwrap(), 16, "")
+    };
+    let members = members.iter().map(member).collect();
+    Arc::new(RingConfig::new("tercet", Epoch(number), 1, members).unwrap())
+}
+
+fn term(n: u64) -> Term {
+    Term { n, incarnation: Incarnation(1) }
+}
+
+fn known(config: &Arc<RingConfig>) -> Ask {
+    Ask { known: Some(config.clone()), ..Ask::default() }
+}
+
+async fn decide(worker: &Worker, uuid: &str, ask: &Ask) -> Result<RegisterState, Status> {
+    let reply = client(worker).await.decide(ask_to_wire("tercet", uuid, ask)).await?;
+    Ok(reply.into_inner().try_into().unwrap())
+}
+
+/// Of a hundred puts, how many the worker refuses as it is no replica.
+async fn not_member(worker: &Worker) -> usize {
+    let mut stream = Exchange::open(worker).await;
+    stream.send((1..=100).map(|n| put(&n.to_string(), n))).await;
+    let replies = stream.receive(100).await;
+    replies.iter().filter(|reply| **reply == refused(Refusal::NotMember)).count()
+}
+
+#[tokio::test]
+async fn promises_votes_and_decisions_are_kept_over_a_restart() {
+    let (store, _) = ScriptedStore::new();
+    let worker = start(&store).await;
+    let ours = config(1, &[("w1", "one"), ("w2", "two")]);
+    let vote = Ask { term: term(3), accept: Some(ours.clone()), known: None };
+    let state = decide(&worker, "one", &vote).await.unwrap();
+    assert_eq!((state.promised, state.decided.clone()), (term(3), None));
+    assert_eq!(state.vote_for(Epoch(1)).unwrap().config, ours);
+    worker.stop().await.unwrap();
+
+    let worker = start(&store).await;
+    assert_eq!(decide(&worker, "one", &Ask::default()).await.unwrap(), state);
+    let lower = Ask { term: term(2), ..vote };
+    assert_eq!(decide(&worker, "one", &lower).await.unwrap(), state);
+    let state = decide(&worker, "one", &known(&ours)).await.unwrap();
+    assert_eq!((state.decided.as_ref(), &state.vote), (Some(&ours), &None));
+    worker.stop().await.unwrap();
+
+    let worker = start(&store).await;
+    assert_eq!(decide(&worker, "one", &Ask::default()).await.unwrap(), state);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn only_what_was_decided_says_what_it_is_a_replica_of() {
+    let (store, _) = ScriptedStore::new();
+    let worker = start(&store).await;
+    let ours = config(1, &[("w1", "one"), ("w2", "two")]);
+    let vote = Ask { term: term(1), accept: Some(ours.clone()), known: None };
+    decide(&worker, "one", &vote).await.unwrap();
+    assert_eq!(not_member(&worker).await, 0);
+    decide(&worker, "one", &known(&ours)).await.unwrap();
+    let before = not_member(&worker).await;
+    assert!((1..100).contains(&before), "one replica each: some partitions are the other worker's");
+    worker.stop().await.unwrap();
+    let worker = start(&store).await;
+    assert_eq!(not_member(&worker).await, before, "after a restart, too");
+    decide(&worker, "one", &known(&config(2, &[("w1", "other data"), ("w2", "two")]))).await.unwrap();
+    assert_eq!(not_member(&worker).await, 100);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn other_clusters_other_data_and_broken_configurations_are_refused() {
+    let (store, _) = ScriptedStore::new();
+    let worker = start(&store).await;
+    let error = decide(&worker, "two", &Ask::default()).await.unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition);
+    assert_eq!(error.message(), "this worker's data is `one`, not `two`");
+    let theirs = RingConfig { cluster_id: "other".into(), ..(*config(1, &[("w1", "one")])).clone() };
+    let error = decide(&worker, "one", &known(&Arc::new(theirs))).await.unwrap_err();
+    assert_eq!(error.message(), "this worker belongs to cluster `tercet`, not to `other`");
+    let mut client = client(&worker).await;
+    let error = client.decide(ask_to_wire("other", "one", &Ask::default())).await.unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition);
+    let broken = v1::RingConfiguration { cluster_id: "tercet".into(), ..Default::default() };
+    let request = v1::DecideRequest { known: Some(broken), ..ask_to_wire("tercet", "one", &Ask::default()) };
+    assert_eq!(client.decide(request).await.unwrap_err().code(), Code::InvalidArgument);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_register_from_before_configurations_could_change_is_the_first_one() {
+    let (store, _) = ScriptedStore::new();
+    let member = v1::RingMember { id: "w1".into(), virtual_nodes: 16, ..Default::default() };
+    let kept = v1::RingConfiguration {
+        cluster_id: "tercet".into(),
+        epoch: 1,
+        replicas: 1,
+        members: vec![member],
+        ..Default::default()
+    };
+    let ring = Some((Epoch(1), prost::Message::encode_to_vec(&kept)));
+    store.state.lock().register = crate::store::RingRegister { ring, ..Default::default() };
+    let worker = start(&store).await;
+    let state = decide(&worker, "one", &Ask::default()).await.unwrap();
+    assert_eq!(state.decided, Some(config(1, &[("w1", "")])));
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_renewed_worker_is_another_member_and_says_so_in_its_beats() {
+    let (address, mut beats, ..) = heartbeats::frontend("127.0.0.1:0").await;
+    let (store, _) = ScriptedStore::new();
+    let worker = Worker::start(Config { frontends: vec![address], ..super::config() }, store.clone(), None);
+    let worker = worker.await.unwrap();
+    decide(&worker, "one", &known(&config(1, &[("w1", "one")]))).await.unwrap();
+    assert_eq!(not_member(&worker).await, 0);
+    let renew = |uuid: &str| v1::RenewRequest { cluster_id: "tercet".into(), worker_uuid: uuid.into() };
+    let mut client = client(&worker).await;
+    let uuid = client.renew(renew("one")).await.unwrap().into_inner().worker_uuid;
+    assert_ne!(uuid, "one");
+    assert_eq!(client.renew(renew("one")).await.unwrap_err().code(), Code::FailedPrecondition, "not twice");
+    assert_eq!(not_member(&worker).await, 100);
+    while beats.recv().await.unwrap().1.worker_uuid != uuid {}
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_it_is_told_of_others_is_recalled() {
+    let (store, _) = ScriptedStore::new();
+    let worker = start(&store).await;
+    let mut client = client(&worker).await;
+    let witness =
+        v1::SyncWitness { worker: "w2".into(), uuid: "two".into(), boot_generation: 4, journal_seq: 9 };
+    let memory = v1::SyncMemory { witnesses: vec![witness], ..Default::default() };
+    let request = v1::RememberRequest { cluster_id: "tercet".into(), memory: Some(memory.clone()) };
+    client.remember(request).await.unwrap();
+    let recall = v1::RecallRequest { cluster_id: "tercet".into() };
+    assert_eq!(client.recall(recall).await.unwrap().into_inner(), memory);
+    worker.stop().await.unwrap();
+}
