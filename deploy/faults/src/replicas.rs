@@ -1,29 +1,32 @@
 //! Are the three copies of every key equal, row by row, in SQL?
 //!
-//! The highest ballot that any worker holds for a key is what all its replicas must hold, to the byte. For a value that
-//! means three workers. For a tombstone, some may have collected it already: absent is as good. A row below its
-//! partition's flush counts as absent (worker/SCHEMA.md).
+//! The highest ballot that any of a key's replicas holds is what all of them must hold, to the byte. For a tombstone some
+//! may have collected it already: absent is as good. A row below its partition's flush counts as absent (worker/SCHEMA.md).
 //!
-//! Which workers are a key's replicas is not asked: a value must be on enough workers, and no worker may hold an older row.
+//! Which workers are the replicas is what the newest ring configuration says that any of their databases holds. What
+//! others have left over does not count.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::try_join_all;
+use prost::Message;
+use tercet_common::PartitionId;
+use tercet_common::ring_config::RingConfig;
+use tercet_proto::v1;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::cluster::database::Database;
 
-/// Copies of every key.
-const REPLICAS: usize = 3;
 const POLL: Duration = Duration::from_millis(500);
 
 const ROWS: &str = "SELECT e.partition, e.key, e.kind, e.epoch, e.n, e.incarnation, e.seq, e.expires_at,
         md5(e.value) AS value, md5(e.clock) AS clock
     FROM tercet.entry e JOIN tercet.partition p ON p.id = e.partition
     WHERE ROW(e.epoch, e.n, e.incarnation, e.seq)::tercet.ballot >= p.flush";
+
+const RING: &str = "SELECT ring FROM tercet.identity WHERE ring IS NOT NULL";
 
 const TOMBSTONE: i16 = 0;
 
@@ -66,9 +69,9 @@ pub(crate) async fn wait_until_equal(cluster: &Cluster, patience: Duration) -> a
     let begun = Instant::now();
     loop {
         // A worker that settles ends our connection; then we ask again.
-        match copies(cluster).await {
-            Ok(copies) => {
-                let (differences, took) = (compare(&copies), begun.elapsed());
+        match look(cluster).await {
+            Ok((ring, copies)) => {
+                let (differences, took) = (compare(&ring, &copies), begun.elapsed());
                 if differences.is_empty() || took > patience {
                     let rows = copies.values().map(BTreeMap::len).sum();
                     return Ok(Comparison { keys: copies.len(), rows, took, differences });
@@ -81,18 +84,28 @@ pub(crate) async fn wait_until_equal(cluster: &Cluster, patience: Duration) -> a
     }
 }
 
-async fn copies(cluster: &Cluster) -> anyhow::Result<Copies> {
+/// The ring, and what every worker holds.
+async fn look(cluster: &Cluster) -> anyhow::Result<(RingConfig, Copies)> {
     let reads = cluster.databases().iter().map(async |(worker, database)| {
-        let rows = rows(database).await.with_context(|| format!("reading the rows of {worker}"))?;
-        anyhow::Ok((worker.clone(), rows))
+        let client = database.connect().await?;
+        let ring = ring(&client).await.with_context(|| format!("reading the ring of {worker}"))?;
+        let rows = client.query(ROWS, &[]).await.with_context(|| format!("reading the rows of {worker}"))?;
+        anyhow::Ok((worker.clone(), ring, parse(&rows)?))
     });
-    let mut copies = Copies::new();
-    for (worker, rows) in try_join_all(reads).await? {
+    let (mut newest, mut copies) = (None::<RingConfig>, Copies::new());
+    for (worker, ring, rows) in try_join_all(reads).await? {
+        newest = newest.into_iter().chain(ring).max_by_key(|ring| ring.epoch);
         for (id, row) in rows {
             copies.entry(id).or_default().insert(worker.clone(), row);
         }
     }
-    Ok(copies)
+    Ok((newest.context("no worker knows of a ring")?, copies))
+}
+
+async fn ring(client: &tokio_postgres::Client) -> anyhow::Result<Option<RingConfig>> {
+    let Some(row) = client.query_opt(RING, &[]).await? else { return Ok(None) };
+    let bytes: &[u8] = row.try_get(0)?;
+    Ok(Some(v1::RingConfiguration::decode(bytes)?.try_into()?))
 }
 
 /// What every worker holds of one key, as evidence.
@@ -116,10 +129,6 @@ pub(crate) async fn rows_of(cluster: &Cluster, key: &str) -> String {
     text
 }
 
-async fn rows(database: &Database) -> anyhow::Result<Vec<(Id, Row)>> {
-    parse(&database.connect().await?.query(ROWS, &[]).await?)
-}
-
 fn parse(rows: &[tokio_postgres::Row]) -> anyhow::Result<Vec<(Id, Row)>> {
     rows.iter()
         .map(|row| {
@@ -133,25 +142,37 @@ fn parse(rows: &[tokio_postgres::Row]) -> anyhow::Result<Vec<(Id, Row)>> {
         .collect()
 }
 
-fn compare(copies: &Copies) -> Vec<Difference> {
+fn compare(ring: &RingConfig, copies: &Copies) -> Vec<Difference> {
     let flaws = copies.iter().filter_map(|((partition, key), rows)| {
-        let text = flaw(rows)?;
+        let text = match u16::try_from(*partition).ok().and_then(PartitionId::new) {
+            Some(id) => flaw(&replicas(ring, id), rows)?,
+            None => "there is no such partition".to_owned(),
+        };
         let key = key.escape_ascii().to_string();
         Some(Difference { text: format!("partition {partition}: {text}"), key })
     });
     flaws.collect()
 }
 
+/// Old and new ones, while a partition is changing hands.
+fn replicas(ring: &RingConfig, partition: PartitionId) -> Vec<&str> {
+    let everyone = ring.assignment(partition).everyone();
+    everyone.iter().map(|member| ring.members[usize::from(*member)].id.as_str()).collect()
+}
+
 /// Why the copies of one key are not equal.
-fn flaw(rows: &BTreeMap<String, Row>) -> Option<String> {
-    let highest = rows.values().max_by_key(|row| row.ballot)?;
-    let all_equal = rows.values().all(|row| row == highest);
-    let enough = highest.kind == TOMBSTONE || rows.len() >= REPLICAS;
-    if all_equal && enough {
+fn flaw(replicas: &[&str], rows: &BTreeMap<String, Row>) -> Option<String> {
+    let highest = replicas.iter().filter_map(|worker| rows.get(*worker)).max_by_key(|row| row.ballot)?;
+    let lacks = |worker: &&&str| match rows.get(**worker) {
+        Some(row) => row != highest,
+        None => highest.kind != TOMBSTONE,
+    };
+    let lacking: Vec<&str> = replicas.iter().filter(lacks).copied().collect();
+    if lacking.is_empty() {
         return None;
     }
-    let each = rows.iter().map(|(worker, row)| described(worker, row));
-    Some(each.collect::<Vec<_>>().join("; "))
+    let each: Vec<String> = rows.iter().map(|(worker, row)| described(worker, row)).collect();
+    Some(format!("of {} not {}: {}", replicas.join(" "), lacking.join(" "), each.join("; ")))
 }
 
 fn described(worker: &str, row: &Row) -> String {
@@ -165,6 +186,9 @@ fn described(worker: &str, row: &Row) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tercet_common::ring_config::Member;
+    use tercet_common::{Epoch, WorkerId};
+
     use super::*;
 
     fn row(seq: i64, kind: i16) -> Row {
@@ -172,22 +196,32 @@ mod tests {
         Row { ballot: (1, 1, 7, seq), kind, expires_at: None, value, clock: format!("c{seq}") }
     }
 
+    const REPLICAS: [&str; 3] = ["w1", "w2", "w3"];
+
+    /// Rows of w1, w2 and so on, of which the first three are the replicas.
     fn flawed(rows: &[Row]) -> bool {
-        let rows = rows.iter().enumerate().map(|(n, row)| (format!("w{n}"), row.clone()));
-        flaw(&rows.collect()).is_some()
+        let rows = rows.iter().zip(1..).map(|(row, n)| (format!("w{n}"), row.clone()));
+        flaw(&REPLICAS, &rows.collect()).is_some()
     }
 
     #[test]
-    fn values_must_be_on_three_workers_and_equal() {
+    fn values_must_be_on_all_replicas_and_equal() {
         assert!(!flawed(&[row(2, 1), row(2, 1), row(2, 1)]));
         assert!(flawed(&[row(2, 1), row(2, 1)]), "one copy is missing");
         assert!(flawed(&[row(2, 1), row(2, 1), row(1, 1)]), "one is old");
-        assert!(flawed(&[row(2, 1), row(2, 1), row(2, 1), row(1, 1)]), "an old one is left over");
         let mut other = row(2, 1);
         other.value = Some("else".to_owned());
         assert!(flawed(&[row(2, 1), row(2, 1), other]), "same ballot, other value");
         let expiring = Row { expires_at: Some(5), ..row(2, 1) };
         assert!(flawed(&[row(2, 1), row(2, 1), expiring]), "same ballot, other expiry");
+    }
+
+    #[test]
+    fn what_a_worker_left_over_does_not_count() {
+        assert!(!flawed(&[row(2, 1), row(2, 1), row(2, 1), row(1, 1)]));
+        assert!(flawed(&[row(2, 1), row(2, 1), row(1, 1), row(2, 1)]), "nor makes it up for a replica");
+        let rows = BTreeMap::from([("w4".to_owned(), row(1, 1))]);
+        assert_eq!(flaw(&REPLICAS, &rows), None, "collected by all replicas");
     }
 
     #[test]
@@ -200,12 +234,15 @@ mod tests {
 
     #[test]
     fn a_difference_names_key_and_workers() {
+        let members = REPLICAS.map(|id| Member::named(WorkerId::new(id).unwrap(), 128, ""));
+        let ring = RingConfig::new("c", Epoch(1), 3, members.to_vec()).unwrap();
         let rows = BTreeMap::from([("w1".to_owned(), row(2, 1)), ("w3".to_owned(), row(1, 0))]);
         let copies = Copies::from([((9, b"k\n".to_vec()), rows)]);
-        let found = compare(&copies);
+        let found = compare(&ring, &copies);
         assert_eq!(found[0].key, "k\\n");
         let text = &found[0].text;
-        assert!(text.starts_with("partition 9: w1 has value 1.1.7.2"), "{text}");
-        assert!(text.contains("w3 has tombstone 1.1.7.1"), "{text}");
+        for part in ["partition 9: of ", "w1 has value 1.1.7.2", "w3 has tombstone 1.1.7.1"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
     }
 }

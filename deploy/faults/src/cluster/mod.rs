@@ -4,8 +4,9 @@ pub(crate) mod binary;
 pub(crate) mod database;
 mod guest;
 pub(crate) mod processes;
+mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use self::binary::Binary;
 use self::database::Database;
 use self::guest::Guest;
+use self::status::Status;
 use crate::proxy::Link;
 
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -44,42 +46,6 @@ struct Part {
     address: String,
 }
 
-/// What this program reads of `tercet status --json`.
-#[derive(Clone, Debug, Deserialize)]
-struct Status {
-    ready: bool,
-    workers: Vec<Worker>,
-    partitions: Partitions,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Worker {
-    id: String,
-    health: String,
-    breaker: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Partitions {
-    under_replicated: usize,
-}
-
-impl Status {
-    /// Why the cluster is not whole; `None` if it is.
-    fn flaw(&self) -> Option<String> {
-        let absent = |worker: &&Worker| worker.health != "alive" || worker.breaker != "closed";
-        if let Some(worker) = self.workers.iter().find(absent) {
-            return Some(format!("{} is {}, its breaker {}", worker.id, worker.health, worker.breaker));
-        }
-        let lacking = self.partitions.under_replicated;
-        match (self.ready, lacking) {
-            (true, 0) => None,
-            (true, lacking) => Some(format!("{lacking} partitions are under-replicated")),
-            (false, _) => Some("it is not ready".to_owned()),
-        }
-    }
-}
-
 /// A running `tercet up` in a temporary directory. Dropped, nothing of it stays behind.
 pub(crate) struct Cluster {
     binary: Binary,
@@ -88,6 +54,8 @@ pub(crate) struct Cluster {
     dir: tempfile::TempDir,
     workers: Vec<String>,
     databases: BTreeMap<String, Database>,
+    /// Workers that have left for good.
+    retired: BTreeSet<String>,
     /// Workers behind a proxy, which `tercet up` does not know of.
     guests: BTreeMap<String, Guest>,
     mounts: Vec<PathBuf>,
@@ -112,6 +80,7 @@ impl Cluster {
             dir,
             workers: Vec::new(),
             databases: BTreeMap::new(),
+            retired: BTreeSet::new(),
             guests: BTreeMap::new(),
             mounts: Vec::new(),
         };
@@ -121,14 +90,26 @@ impl Cluster {
 
     /// Learns which workers there are. Their databases must run.
     pub(crate) async fn look_around(&mut self) -> anyhow::Result<()> {
-        self.workers.clear();
-        for part in self.parts().await? {
+        let mut parts = self.parts().await?;
+        parts.retain(|part| !self.retired.contains(part.id.trim_end_matches("-db")));
+        (self.workers, self.databases) = (Vec::new(), BTreeMap::new());
+        for part in parts {
             match part.kind.as_str() {
                 "worker" => self.workers.push(part.id),
                 "database" => self.learn(part)?,
                 _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// Stops a worker that has handed over what it held, for good.
+    pub(crate) async fn retire(&mut self, worker: &str) -> anyhow::Result<()> {
+        self.stop(worker).await?;
+        self.stop(&format!("{worker}-db")).await?;
+        self.retired.insert(worker.to_owned());
+        self.workers.retain(|other| other != worker);
+        self.databases.remove(worker);
         Ok(())
     }
 
@@ -274,7 +255,8 @@ impl Cluster {
         // Its exit status tells whether the cluster is ready; the answer tells more.
         let output = self.binary.output(&["status", "--json", "--data-dir", &dir]).await;
         let status = output.ok().and_then(|output| serde_json::from_slice::<Status>(&output.stdout).ok());
-        status.map_or_else(|| Some("the frontend does not answer".to_owned()), |status| status.flaw())
+        let unanswered = || Some("the frontend does not answer".to_owned());
+        status.map_or_else(unanswered, |status| status.flaw(&self.retired))
     }
 
     /// Until the cluster is whole; how long it took. Parts that ended by themselves are started, as a supervisor would.
@@ -396,20 +378,5 @@ mod tests {
         let line = "ready in=2.5s resp=127.0.0.1:20001 rest=127.0.0.1:20002 data-dir=/tmp/x";
         assert_eq!(ready_line(line), Some("127.0.0.1:20001".parse().unwrap()));
         assert_eq!(ready_line("starting 4 PostgreSQL"), None);
-    }
-
-    #[test]
-    fn a_cluster_that_is_not_whole_says_why() {
-        let status = |ready, health, under| {
-            let text = format!(
-                r#"{{"ready":{ready},"epoch":1,"workers":[{{"id":"w1","health":"{health}","breaker":"closed"}}],
-                    "partitions":{{"total":1024,"under_replicated":{under}}}}}"#
-            );
-            serde_json::from_str::<Status>(&text).unwrap().flaw()
-        };
-        assert_eq!(status(true, "alive", 0), None);
-        assert_eq!(status(true, "dead", 9).unwrap(), "w1 is dead, its breaker closed");
-        assert_eq!(status(true, "alive", 9).unwrap(), "9 partitions are under-replicated");
-        assert_eq!(status(false, "alive", 0).unwrap(), "it is not ready");
     }
 }

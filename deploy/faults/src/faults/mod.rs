@@ -194,7 +194,7 @@ pub(crate) static KINDS: &[Kind] = &[
     Kind {
         name: "drain",
         does: "tercet drain: a worker gives its data away and leaves",
-        undone: "it is started and joins again",
+        undone: "tercet drain --cancel: it gets its share again",
         needs: Needs::Command(&["drain"]),
         draw: ring::drain,
         ..PLAIN
@@ -202,7 +202,7 @@ pub(crate) static KINDS: &[Kind] = &[
     Kind {
         name: "add-worker",
         does: "tercet node add: another worker joins",
-        undone: "it is drained, if this version can",
+        undone: "it is drained and stopped, if this version can",
         needs: Needs::Command(&["node", "add"]),
         draw: ring::add,
         ..PLAIN

@@ -31,11 +31,7 @@ impl Fault for Drain {
     }
 
     fn heal<'a>(&'a mut self, cluster: &'a mut Cluster) -> Act<'a> {
-        Box::pin(async move {
-            // A worker that was drained may have ended or not; started anew it joins.
-            cluster.stop(&self.worker).await?;
-            cluster.revive(&self.worker).await
-        })
+        Box::pin(async move { cluster.tercet(&["drain", "--cancel", &self.worker]).await.map(drop) })
     }
 }
 
@@ -61,6 +57,7 @@ impl Fault for Add {
             }
             for worker in &self.added {
                 cluster.tercet(&["drain", worker]).await?;
+                cluster.retire(worker).await?;
             }
             Ok(())
         })
