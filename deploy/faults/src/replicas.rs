@@ -104,8 +104,20 @@ async fn look(cluster: &Cluster) -> anyhow::Result<(RingConfig, Copies)> {
 
 async fn ring(client: &tokio_postgres::Client) -> anyhow::Result<Option<RingConfig>> {
     let Some(row) = client.query_opt(RING, &[]).await? else { return Ok(None) };
-    let bytes: &[u8] = row.try_get(0)?;
-    Ok(Some(v1::RingConfiguration::decode(bytes)?.try_into()?))
+    decided(row.try_get(0)?)
+}
+
+/// The newest configuration that a worker knows to be decided, from what it keeps.
+fn decided(bytes: &[u8]) -> anyhow::Result<Option<RingConfig>> {
+    let record = v1::RegisterRecord::decode(bytes)?;
+    let config = match (record.decided, record.vote) {
+        (Some(config), _) => config,
+        // It voted for the first one, and has not heard.
+        (None, Some(_)) => return Ok(None),
+        // From before configurations could change: there is nothing but the configuration.
+        (None, None) => v1::RingConfiguration::decode(bytes)?,
+    };
+    Ok(Some(config.try_into()?))
 }
 
 /// What every worker holds of one key, as evidence.
@@ -230,6 +242,23 @@ mod tests {
         assert!(!flawed(&[row(2, 0)]));
         assert!(flawed(&[row(2, 0), row(2, 0), row(1, 1)]), "the dead may rise");
         assert!(flawed(&[row(2, 1), row(2, 1), row(1, 0)]), "a value that one has not heard of");
+    }
+
+    #[test]
+    fn the_ring_is_read_as_workers_keep_it() {
+        let ring = |epoch| {
+            let members = REPLICAS.map(|id| Member::named(WorkerId::new(id).unwrap(), 128, ""));
+            RingConfig::new("c", Epoch(epoch), 3, members.to_vec()).unwrap()
+        };
+        let record = |decided: Option<u64>, vote: Option<u64>| {
+            let wire = |epoch| v1::RingConfiguration::from(&ring(epoch));
+            v1::RegisterRecord { voted: None, vote: vote.map(wire), decided: decided.map(wire) }
+                .encode_to_vec()
+        };
+        assert_eq!(decided(&record(Some(3), Some(4))).unwrap(), Some(ring(3)));
+        assert_eq!(decided(&record(None, Some(1))).unwrap(), None);
+        let alone = v1::RingConfiguration::from(&ring(1)).encode_to_vec();
+        assert_eq!(decided(&alone).unwrap(), Some(ring(1)));
     }
 
     #[test]

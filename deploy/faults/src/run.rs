@@ -129,7 +129,7 @@ async fn rounds(
         if kind.loses_data {
             // A second loss before the first is made good may cost the last copy, and rightly so.
             let pause = load.pause().await;
-            let equal = compare(cluster, progress, report).await?;
+            let equal = compare(cluster, progress, report).await;
             drop(pause);
             if equal.is_none() {
                 return Ok(());
@@ -155,7 +155,7 @@ async fn finish(
     let finished = load.finish().await?;
     let already_unequal = report.count(|class| class == Class::Unequal) > 0;
     if !already_unequal {
-        report.equal_after_ms = compare(cluster, progress, report).await?.map(millis);
+        report.equal_after_ms = compare(cluster, progress, report).await.map(millis);
     }
     let record = finished.read().await?;
     let Tally { operations, acked, refused, uncertain, longest_stall, longest_command, .. } = record.tally;
@@ -185,16 +185,19 @@ async fn finish(
 }
 
 /// Waits until all copies are equal; if they are not in time, the report says which.
-async fn compare(
-    cluster: &Cluster,
-    progress: &Progress,
-    report: &mut Report,
-) -> anyhow::Result<Option<Duration>> {
-    let Comparison { keys, rows, took, differences } = wait_until_equal(cluster, HEAL_DEADLINE).await?;
+async fn compare(cluster: &Cluster, progress: &Progress, report: &mut Report) -> Option<Duration> {
+    let Comparison { keys, rows, took, differences } = match wait_until_equal(cluster, HEAL_DEADLINE).await {
+        Ok(comparison) => comparison,
+        // What clients saw can be judged all the same.
+        Err(error) => {
+            report.violations.push(Violation::new(Class::Broken, format!("{error:#}")));
+            return None;
+        }
+    };
     let verdict = if differences.is_empty() { "equal" } else { "not equal" };
     progress.say(&format!("{}: {keys} keys in {rows} rows, {verdict} after {took:.1?}", report.fault));
     if differences.is_empty() {
-        return Ok(Some(took));
+        return Some(took);
     }
     let more = differences.len().saturating_sub(DIFFERENCES_MAX);
     for Difference { key, text } in differences.into_iter().take(DIFFERENCES_MAX) {
@@ -205,5 +208,5 @@ async fn compare(
             .violations
             .push(Violation::new(Class::Unequal, format!("the copies of {more} more keys differ")));
     }
-    Ok(None)
+    None
 }
