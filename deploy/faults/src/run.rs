@@ -171,7 +171,8 @@ async fn finish(
         }
     }
     if !kind.fails_commands && refused + uncertain > 0 {
-        let text = format!("{refused} commands were refused and {uncertain} left uncertain");
+        let words = record.tally.refusal.as_deref().map(|words| format!(": {words}")).unwrap_or_default();
+        let text = format!("{uncertain} commands were left uncertain and {refused} refused{words}");
         report.violations.push(Violation::new(Class::Failed, text));
     }
     let violations = tokio::task::spawn_blocking(move || judge(&record)).await.context("judging")?;

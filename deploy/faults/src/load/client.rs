@@ -81,7 +81,7 @@ impl Shared {
 pub(super) fn outcome(ended: Ended, at: u64) -> Outcome<Answer> {
     match ended {
         Ended::Answered(answer) => Outcome::Answered { answer, at },
-        Ended::Refused => Outcome::NotApplied,
+        Ended::Refused(_) => Outcome::NotApplied,
         Ended::Uncertain | Ended::Lost | Ended::Absurd(_) => Outcome::Uncertain,
     }
 }
@@ -116,7 +116,7 @@ impl Client {
                     memory.tally.longest_stall = memory.tally.longest_stall.max(waited);
                     shared.acked.fetch_add(1, Ordering::Relaxed);
                 }
-                Ended::Refused => tokio::time::sleep(BACKOFF).await,
+                Ended::Refused(_) => tokio::time::sleep(BACKOFF).await,
                 _ => {}
             }
             drop(_turn);
@@ -139,7 +139,7 @@ impl Client {
                 let ended = shared.ask(connection, shared.keys.counter(counter), &Command::Incr).await;
                 match &ended {
                     Ended::Answered(Answer::Number(number)) => memory.counters[counter].acknowledge(*number),
-                    Ended::Refused => {}
+                    Ended::Refused(_) => {}
                     _ => memory.counters[counter].leave_uncertain(),
                 }
                 ended

@@ -15,6 +15,8 @@ pub(crate) struct Tally {
     pub(crate) acked: u64,
     pub(crate) refused: u64,
     pub(crate) uncertain: u64,
+    /// The words of one that was refused.
+    pub(crate) refusal: Option<String>,
     pub(crate) absurd: Vec<String>,
     /// The longest time in which one client got no answer to anything.
     pub(crate) longest_stall: Duration,
@@ -29,7 +31,10 @@ impl Tally {
                 self.acked += 1;
                 self.longest_command = self.longest_command.max(took);
             }
-            Ended::Refused => self.refused += 1,
+            Ended::Refused(words) => {
+                self.refused += 1;
+                self.refusal.get_or_insert_with(|| words.clone());
+            }
             Ended::Uncertain | Ended::Lost => self.uncertain += 1,
             Ended::Absurd(text) => {
                 self.uncertain += 1;
@@ -45,6 +50,7 @@ impl Tally {
         self.acked += other.acked;
         self.refused += other.refused;
         self.uncertain += other.uncertain;
+        self.refusal = self.refusal.take().or(other.refusal);
         self.absurd.extend(other.absurd);
         self.absurd.truncate(ABSURD_MAX);
         self.longest_stall = self.longest_stall.max(other.longest_stall);
@@ -91,7 +97,7 @@ mod tests {
     fn outcomes_and_the_longest_waits_add_up() {
         let mut one = Tally::default();
         one.add(&Ended::Answered(Answer::Done), Duration::from_millis(3));
-        one.add(&Ended::Refused, Duration::from_secs(9));
+        one.add(&Ended::Refused("BUSY".to_owned()), Duration::from_secs(9));
         let mut other = Tally { longest_stall: Duration::from_secs(1), ..Tally::default() };
         other.add(&Ended::Lost, Duration::from_secs(9));
         other.add(&Ended::Absurd("x".to_owned()), Duration::from_secs(9));
@@ -100,6 +106,7 @@ mod tests {
         assert_eq!(one.longest_command, Duration::from_millis(3));
         assert_eq!(one.longest_stall, Duration::from_secs(1));
         assert_eq!(one.absurd, ["x"]);
+        assert_eq!(one.refusal.as_deref(), Some("BUSY"));
     }
 
     #[test]

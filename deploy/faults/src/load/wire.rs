@@ -11,8 +11,8 @@ const SECOND: u64 = 1_000_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     Answered(Answer),
-    /// Refused before it had any effect.
-    Refused,
+    /// Refused before it had any effect, with these words.
+    Refused(String),
     Uncertain,
     /// As uncertain, and the connection is of no more use.
     Lost,
@@ -71,8 +71,8 @@ pub(crate) fn decode(command: &Command, result: Result<Value, RedisError>) -> En
 
 fn judge(command: &Command, error: &RedisError) -> Ended {
     match error.code() {
-        Some("NOREPLICAS" | "BUSY" | "LOADING") => Ended::Refused,
-        Some("CLUSTERDOWN") if *command == Command::Get => Ended::Refused,
+        Some("NOREPLICAS" | "BUSY" | "LOADING") => Ended::Refused(error.to_string()),
+        Some("CLUSTERDOWN") if *command == Command::Get => Ended::Refused(error.to_string()),
         Some("UNCERTAIN") => Ended::Uncertain,
         _ if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() => Ended::Lost,
         _ if *command == Command::Incr && error.to_string().contains("value is not an integer") => {
@@ -108,8 +108,8 @@ mod tests {
             let parsed = redis::parse_redis_value(format!("-{code} {text}\r\n").as_bytes()).unwrap();
             parsed.extract_error().map(|_| Value::Nil)
         };
-        assert_eq!(decode(&Command::Incr, error("NOREPLICAS", "x")), Ended::Refused);
-        assert_eq!(decode(&Command::Get, error("CLUSTERDOWN", "x")), Ended::Refused);
+        assert!(matches!(decode(&Command::Incr, error("NOREPLICAS", "x")), Ended::Refused(_)));
+        assert!(matches!(decode(&Command::Get, error("CLUSTERDOWN", "x")), Ended::Refused(_)));
         assert!(matches!(decode(&Command::Incr, error("CLUSTERDOWN", "x")), Ended::Absurd(_)));
         assert_eq!(decode(&Command::Incr, error("UNCERTAIN", "x")), Ended::Uncertain);
         let text = error("ERR", "value is not an integer or out of range");
