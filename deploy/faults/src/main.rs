@@ -27,6 +27,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use comfy_table::{Table, presets};
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::cli::Args;
 use self::cluster::binary::Binary;
@@ -75,22 +76,26 @@ async fn try_all(args: &Args) -> anyhow::Result<ExitCode> {
         settings.seed,
         binary.path().display()
     ));
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
+    // Both must end the cluster with us.
+    let mut interrupt = signal(SignalKind::interrupt()).context("watching for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("watching for signals")?;
     let (mut reports, mut whole) = (Vec::new(), true);
     for kind in kinds {
+        if !whole {
+            break;
+        }
         tokio::select! {
             report = run::run(kind, &settings, &binary, &progress) => {
                 report::summary(&report).iter().for_each(|line| progress.say(line));
                 reports.push(report);
             }
             // Dropping the run ends its cluster.
-            _ = &mut interrupted => {
-                progress.say("interrupted");
-                whole = false;
-                break;
-            }
+            _ = interrupt.recv() => whole = false,
+            _ = terminate.recv() => whole = false,
         }
+    }
+    if !whole {
+        progress.say("interrupted");
     }
     progress.finish();
     show(&reports, settings.seed);
