@@ -249,7 +249,7 @@ fn malformed_replies_are_refused() {
     let refused = v1::reply::Result::Refused(v1::Refused { reason: None });
     assert_eq!(error(Some(refused)), WireError::Missing("reason"));
     let row = v1::Row { ballot: None, ..some_row() };
-    let version = v1::Version { ballot: None, row: Some(row) };
+    let version = v1::Version { ballot: None, row: Some(row), floor: None };
     assert_eq!(error(Some(v1::reply::Result::Version(version))), WireError::Missing("ballot"));
 }
 
