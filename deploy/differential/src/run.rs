@@ -289,7 +289,10 @@ impl Run {
 
     fn empty(&mut self) -> anyhow::Result<()> {
         for peer in [&mut self.redis, &mut self.tercet] {
-            let Reply::Array(keys) = peer.call(&["KEYS", "*"])? else { anyhow::bail!("KEYS lists keys") };
+            let keys = match peer.call(&["KEYS", "*"])? {
+                Reply::Array(keys) => keys,
+                other => anyhow::bail!("KEYS * was answered by {other}"),
+            };
             let mut del = words(&["DEL"]);
             del.extend(keys.into_iter().filter_map(|key| match key {
                 Reply::Bulk(key) => Some(key),
