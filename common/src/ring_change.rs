@@ -8,8 +8,8 @@
 //! joint  ── newcomers have copied, or have died ─▶ joint (fewer) … ─▶ stable
 //! ```
 //!
-//! One worker goes out or comes in at a time; first out, because a missing replica is the more urgent. The target is
-//! always [`Ring::build`] of the wanted members, so that a change which was given up half-way is simply planned anew.
+//! One worker comes in or is drained at a time; the dead go out together, and first, because a missing replica is the more
+//! urgent. The target is always [`Ring::build`] of the wanted members, so that a change which was given up half-way is simply planned anew.
 //!
 //! **Brakes** (design 6): no worker goes out unless enough others remain; nothing begins while more than one replica of
 //! a partition is suspected, or more than a third of the workers. Then it is more likely that we do not see
@@ -176,8 +176,10 @@ fn wanted_members(situation: &Situation<'_>, states: &[State]) -> (Vec<Member>, 
     let current: Vec<usize> =
         (0..states.len()).filter(|ix| holds[*ix] || !config.members[*ix].leaving).collect();
     let enough = |n: usize| n >= config.replicas.min(current.len());
+    // Nothing is ever placed on a dead member, though it may be another's death that is dealt with.
     let placed = |out: Option<usize>| -> Vec<Member> {
-        current.iter().filter(|ix| Some(**ix) != out).map(|ix| config.members[*ix].clone()).collect()
+        let stays = current.iter().filter(|ix| Some(**ix) != out && states[**ix] != State::Dead);
+        stays.map(|ix| config.members[*ix].clone()).collect()
     };
     let newcomer = |s: &Sighting| Member {
         id: s.id.clone(),
@@ -187,8 +189,10 @@ fn wanted_members(situation: &Situation<'_>, states: &[State]) -> (Vec<Member>, 
         leaving: false,
     };
     let mut waiting = situation.workers.iter().filter(|s| waits(config, s) && wait_left(s).is_zero());
-    if let Some(dead) = states.iter().position(|s| *s == State::Dead) {
-        let (id, mut wanted) = (config.members[dead].id.clone(), placed(Some(dead)));
+    let mut dead: Vec<usize> = (0..states.len()).filter(|ix| states[*ix] == State::Dead).collect();
+    dead.sort_by_key(|ix| !holds[*ix]);
+    if let Some(dead) = dead.first() {
+        let (id, mut wanted) = (config.members[*dead].id.clone(), placed(None));
         if !enough(wanted.len())
             && let Some(other) = waiting.next()
         {
@@ -452,12 +456,21 @@ mod tests {
 
     impl Rig {
         fn of(names: &[&str]) -> Self {
-            let member =
-                |name: &&str| Member { uuid: format!("{name}-data"), ..Member::named(id(name), 32, "") };
+            Self::of_zones(&names.iter().map(|name| ("", *name)).collect::<Vec<_>>())
+        }
+
+        fn of_zones(names: &[(&str, &str)]) -> Self {
+            let member = |(zone, name): &(&str, &str)| Member {
+                uuid: format!("{name}-data"),
+                ..Member::named(id(name), 32, *zone)
+            };
             let members = names.iter().map(member).collect();
             Self {
                 config: RingConfig::new("c", Epoch(1), REPLICAS, members).unwrap(),
-                workers: names.iter().map(|n| alive(n)).collect(),
+                workers: names
+                    .iter()
+                    .map(|(zone, name)| Sighting { zone: (*zone).to_owned(), ..alive(name) })
+                    .collect(),
                 copied: BTreeSet::new(),
             }
         }
@@ -628,6 +641,18 @@ mod tests {
         assert_eq!(rig.run(), [What::Replace(id("w2")), What::Complete]);
         assert_eq!(rig.members(), "w1, w2, w3");
         assert_eq!(rig.config.members[1].uuid, "new-data");
+    }
+
+    #[test]
+    fn nothing_is_placed_on_another_dead_worker() {
+        let mut rig =
+            Rig::of_zones(&[("a", "w1"), ("a", "w2"), ("b", "w3"), ("b", "w4"), ("c", "w5"), ("c", "w6")]);
+        for name in ["w5", "w6"] {
+            rig.worker(name).verdict = Verdict::Dead;
+        }
+        assert_eq!(rig.run(), [What::Out(id("w5")), What::Complete]);
+        assert_eq!(rig.members(), "w1, w2, w3, w4");
+        assert!(rig.config.partitions.iter().all(|row| row.replicas.len() == 3));
     }
 
     #[test]
