@@ -8,8 +8,8 @@
 //! joint  ── newcomers have copied, or have died ─▶ joint (fewer) … ─▶ stable
 //! ```
 //!
-//! One worker goes out or comes in at a time; first out, because a missing replica is the more urgent. The target is
-//! always [`Ring::build`] of the wanted members, so that a change which was given up half-way is simply planned anew.
+//! One worker comes in or is drained at a time; the dead go out together, and first, because a missing replica is the more
+//! urgent. The target is always [`Ring::build`] of the wanted members, so that a change which was given up half-way is simply planned anew.
 //!
 //! **Brakes** (design 6): no worker goes out unless enough others remain; nothing begins while more than one replica of
 //! a partition is suspected, or more than a third of the workers. Then it is more likely that we do not see
@@ -176,8 +176,10 @@ fn wanted_members(situation: &Situation<'_>, states: &[State]) -> (Vec<Member>, 
     let current: Vec<usize> =
         (0..states.len()).filter(|ix| holds[*ix] || !config.members[*ix].leaving).collect();
     let enough = |n: usize| n >= config.replicas.min(current.len());
+    // Nothing is ever placed on a dead member, though it may be another's death that is dealt with.
     let placed = |out: Option<usize>| -> Vec<Member> {
-        current.iter().filter(|ix| Some(**ix) != out).map(|ix| config.members[*ix].clone()).collect()
+        let stays = current.iter().filter(|ix| Some(**ix) != out && states[**ix] != State::Dead);
+        stays.map(|ix| config.members[*ix].clone()).collect()
     };
     let newcomer = |s: &Sighting| Member {
         id: s.id.clone(),
@@ -187,8 +189,10 @@ fn wanted_members(situation: &Situation<'_>, states: &[State]) -> (Vec<Member>, 
         leaving: false,
     };
     let mut waiting = situation.workers.iter().filter(|s| waits(config, s) && wait_left(s).is_zero());
-    if let Some(dead) = states.iter().position(|s| *s == State::Dead) {
-        let (id, mut wanted) = (config.members[dead].id.clone(), placed(Some(dead)));
+    let mut dead: Vec<usize> = (0..states.len()).filter(|ix| states[*ix] == State::Dead).collect();
+    dead.sort_by_key(|ix| !holds[*ix]);
+    if let Some(dead) = dead.first() {
+        let (id, mut wanted) = (config.members[*dead].id.clone(), placed(None));
         if !enough(wanted.len())
             && let Some(other) = waiting.next()
         {
@@ -247,8 +251,9 @@ fn damped(situation: &Situation<'_>) -> Option<Wait> {
 
 fn brakes(config: &RingConfig, states: &[State], what: &What) -> Option<Wait> {
     let suspect = |ix: &u16| states[usize::from(*ix)] != State::Alive;
-    let members = states.len();
-    let suspected = states.iter().filter(|s| **s != State::Alive).count();
+    let votes = config.voters();
+    let members = votes.iter().filter(|votes| **votes).count();
+    let suspected = votes.iter().zip(states).filter(|(votes, s)| **votes && **s != State::Alive).count();
     if suspected * 3 > members {
         return Some(Wait::TooManySuspected { suspected, members });
     }
@@ -313,35 +318,66 @@ fn begin(
     Ok(Some(Change { next, what, partitions }))
 }
 
+/// What becomes of a joint partition.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Complete,
+    Abort,
+    Copy,
+}
+
 /// In a joint configuration: completes what was copied, gives up what cannot be.
+///
+/// In an exchange, where one member gets its vote and another loses it, all partitions go together. Half-way, both would
+/// vote, of which the one that goes is dead as a rule: in a ring of three the next failure would leave two of
+/// four, who cannot decide anything any longer.
 fn go_on(situation: &Situation<'_>, states: &[State]) -> Decision {
     let config = situation.config;
-    let mut next = config.clone();
-    next.epoch = after(config.epoch);
-    let (mut completed, mut aborted, mut copying) = (0, 0, 0);
-    for partition in config.joint_partitions() {
-        let row = &mut next.partitions[partition.index()];
-        let newcomers = row.newcomers();
-        if newcomers.iter().all(|m| (situation.copied)(partition, *m)) {
-            completed += 1;
-            row.replicas = row.next.take().unwrap_or_default();
-            row.epoch = next.epoch;
-        } else if newcomers.iter().any(|m| states[usize::from(*m)] == State::Dead) {
-            aborted += 1;
-            row.next = None;
-            row.epoch = next.epoch;
+    let dead = |newcomers: &Replicas| newcomers.iter().any(|m| states[usize::from(*m)] == State::Dead);
+    let fate = |partition: PartitionId| {
+        let newcomers = config.assignment(partition).newcomers();
+        if dead(&newcomers) {
+            Fate::Abort
+        } else if newcomers.iter().all(|m| (situation.copied)(partition, *m)) {
+            Fate::Complete
         } else {
-            copying += 1;
+            Fate::Copy
         }
+    };
+    let mut fates: Vec<_> = config.joint_partitions().map(|id| (id, fate(id))).collect();
+    let count = |fates: &[(PartitionId, Fate)], of| fates.iter().filter(|(_, fate)| *fate == of).count();
+    if is_exchange(config) && count(&fates, Fate::Complete) < fates.len() {
+        let all = if count(&fates, Fate::Abort) > 0 { Fate::Abort } else { Fate::Copy };
+        fates.iter_mut().for_each(|(_, fate)| *fate = all);
     }
+    let [completed, aborted, copying] = [Fate::Complete, Fate::Abort, Fate::Copy].map(|of| count(&fates, of));
     if completed + aborted == 0 {
         return Decision::Wait(Wait::Copying { partitions: copying });
+    }
+    let mut next = config.clone();
+    next.epoch = after(config.epoch);
+    for (partition, fate) in fates.into_iter().filter(|(_, fate)| *fate != Fate::Copy) {
+        let row = &mut next.partitions[partition.index()];
+        row.epoch = next.epoch;
+        let wanted = row.next.take().filter(|_| fate == Fate::Complete);
+        row.replicas = wanted.unwrap_or_else(|| row.replicas.clone());
     }
     if copying == 0 {
         drop_idle_members(&mut next, states);
     }
     let what = if aborted > 0 { What::Abort } else { What::Complete };
     Decision::Change(Box::new(Change { next, what, partitions: completed + aborted }))
+}
+
+/// Whether the change that is under way gives a member its vote and takes another's.
+fn is_exchange(config: &RingConfig) -> bool {
+    let mut target = config.clone();
+    for row in &mut target.partitions {
+        row.replicas = row.next.take().unwrap_or_else(|| std::mem::take(&mut row.replicas));
+    }
+    let (now, then) = (config.voters(), target.voters());
+    let differ = |gains: bool| now.iter().zip(&then).any(|(now, then)| now != then && *then == gains);
+    differ(true) && differ(false)
 }
 
 /// Members that are dead and hold nothing are members no longer.
@@ -420,12 +456,21 @@ mod tests {
 
     impl Rig {
         fn of(names: &[&str]) -> Self {
-            let member =
-                |name: &&str| Member { uuid: format!("{name}-data"), ..Member::named(id(name), 32, "") };
+            Self::of_zones(&names.iter().map(|name| ("", *name)).collect::<Vec<_>>())
+        }
+
+        fn of_zones(names: &[(&str, &str)]) -> Self {
+            let member = |(zone, name): &(&str, &str)| Member {
+                uuid: format!("{name}-data"),
+                ..Member::named(id(name), 32, *zone)
+            };
             let members = names.iter().map(member).collect();
             Self {
                 config: RingConfig::new("c", Epoch(1), REPLICAS, members).unwrap(),
-                workers: names.iter().map(|n| alive(n)).collect(),
+                workers: names
+                    .iter()
+                    .map(|(zone, name)| Sighting { zone: (*zone).to_owned(), ..alive(name) })
+                    .collect(),
                 copied: BTreeSet::new(),
             }
         }
@@ -557,12 +602,57 @@ mod tests {
     }
 
     #[test]
+    fn a_replacement_is_completed_at_once_or_not_at_all() {
+        let mut rig = Rig::of(&["w1", "w2", "w3"]);
+        rig.worker("w2").verdict = Verdict::Dead;
+        rig.workers.push(alive("w9"));
+        let Decision::Change(change) = rig.plan() else { panic!() };
+        rig.take(*change, &mut Vec::new());
+        assert_eq!(rig.config.voters(), [true, true, true, false]);
+        rig.copy_all();
+        let last = rig.copied.pop_last().unwrap();
+        assert_eq!(rig.waits(), Wait::Copying { partitions: usize::from(crate::PARTITIONS) });
+        rig.worker("w9").verdict = Verdict::Dead;
+        let given_up = rig.plan();
+        assert!(matches!(given_up, Decision::Change(c) if c.what == What::Abort && c.next.is_stable()));
+        rig.worker("w9").verdict = Verdict::Alive;
+        rig.copied.insert(last);
+        let Decision::Change(change) = rig.plan() else { panic!() };
+        assert_eq!((&change.what, change.next.member_list()), (&What::Complete, "w1, w3, w9".to_owned()));
+    }
+
+    #[test]
+    fn a_silent_member_that_holds_nothing_brakes_nothing() {
+        let mut rig = Rig::of(&["w1", "w2", "w3", "w4"]);
+        rig.config = mark(&rig.config, &id("w4"), true).unwrap().next;
+        assert_eq!(rig.run(), [What::Drain(id("w4")), What::Complete]);
+        rig.worker("w4").verdict = Verdict::Dead;
+        rig.worker("w1").verdict = Verdict::Dead;
+        assert!(matches!(rig.waits(), Wait::NoSpare { .. }));
+        rig.workers.push(alive("w9"));
+        assert_eq!(rig.run(), [What::Replace(id("w1")), What::Complete]);
+        assert_eq!(rig.members(), "w2, w3, w9");
+    }
+
+    #[test]
     fn a_worker_over_other_data_replaces_itself_where_nobody_else_can() {
         let mut rig = Rig::of(&["w1", "w2", "w3"]);
         rig.worker("w2").uuid = "new-data".to_owned();
         assert_eq!(rig.run(), [What::Replace(id("w2")), What::Complete]);
         assert_eq!(rig.members(), "w1, w2, w3");
         assert_eq!(rig.config.members[1].uuid, "new-data");
+    }
+
+    #[test]
+    fn nothing_is_placed_on_another_dead_worker() {
+        let mut rig =
+            Rig::of_zones(&[("a", "w1"), ("a", "w2"), ("b", "w3"), ("b", "w4"), ("c", "w5"), ("c", "w6")]);
+        for name in ["w5", "w6"] {
+            rig.worker(name).verdict = Verdict::Dead;
+        }
+        assert_eq!(rig.run(), [What::Out(id("w5")), What::Complete]);
+        assert_eq!(rig.members(), "w1, w2, w3, w4");
+        assert!(rig.config.partitions.iter().all(|row| row.replicas.len() == 3));
     }
 
     #[test]

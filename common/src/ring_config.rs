@@ -197,6 +197,18 @@ impl RingConfig {
         PartitionId::all().filter(|id| self.assignment(*id).is_joint())
     }
 
+    /// Which members decide what follows, in the order of [`RingConfig::members`]: those that replicate a partition already.
+    ///
+    /// A mere newcomer has no vote, so that its death never stands in the way of giving it up; nor has a member that
+    /// holds nothing, which may be stopped any time.
+    pub fn voters(&self) -> Vec<bool> {
+        let mut voters = vec![false; self.members.len()];
+        for member in self.partitions.iter().flat_map(|row| &row.replicas) {
+            voters[usize::from(*member)] = true;
+        }
+        voters
+    }
+
     /// What each member holds, in the order of [`RingConfig::members`]. Newcomers hold what they copy.
     pub fn ownership(&self) -> Vec<Ownership> {
         let mut owned = vec![Ownership::default(); self.members.len()];

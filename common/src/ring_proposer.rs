@@ -11,11 +11,11 @@
 //!
 //! 1. **Find out.** Every worker is read. The newest configuration that any of them knows to be decided is the base.
 //! 2. **Complete.** A vote for the next number may have been decided by a frontend that died: it is proposed again.
-//! 3. **Decide.** Prepare at a majority of the base's members; the vote of the highest term among their answers binds,
-//!    else the proposal is free. Accept at a majority of the base's members and of the next one's.
-//! 4. **Announce.** In force is what a majority of its own members knows. It goes on until every member knows.
+//! 3. **Decide.** Prepare at a majority of the base's voters; the vote of the highest term among their answers binds,
+//!    else the proposal is free. Accept at a majority of the base's voters and of the next one's.
+//! 4. **Announce.** In force is what a majority of its own voters knows. It goes on until every member knows.
 //!
-//! **The first number** has no base: its voters are its own members. They come from the settings, with the data that
+//! **The first number** has no base: its electors are its own voters. They come from the settings, with the data that
 //! they registered with, once a majority of those workers says that it knows nothing and the others had a moment.
 //!
 //! **Who counts.** A worker whose data is older than what it once said (a restored disk) has forgotten promises and votes.
@@ -49,14 +49,34 @@ struct Seen {
     trusted: bool,
 }
 
+/// A configuration, and which of its members vote: [`RingConfig::voters`] walks the whole table, and is asked often.
+#[derive(Clone, Debug)]
+struct Electorate {
+    config: Arc<RingConfig>,
+    voters: Arc<[bool]>,
+}
+
+impl Electorate {
+    fn of(config: Arc<RingConfig>) -> Self {
+        let voters = config.voters().into();
+        Self { config, voters }
+    }
+
+    /// The member's index, if `voter` is one and votes.
+    fn index_of(&self, voter: &Voter) -> Option<usize> {
+        let index = self.config.index_of_identity(&voter.id, &voter.uuid)?;
+        self.voters[index].then_some(index)
+    }
+}
+
 /// A term, and what it is used for.
 #[derive(Debug)]
 struct Attempt {
     term: Term,
-    /// Whose members vote: the base, or the first configuration itself.
-    electors: Arc<RingConfig>,
+    /// Who votes: the base, or the first configuration itself.
+    electors: Electorate,
     /// `None` while promises are gathered.
-    accept: Option<Arc<RingConfig>>,
+    accept: Option<Electorate>,
 }
 
 /// Why a configuration is not taken as a proposal.
@@ -70,10 +90,10 @@ pub struct StaleProposal {
 /// How far the cluster is from having a configuration in force.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Progress {
-    /// Of the members that count, so many have done what is wanted now, so many must.
+    /// Of the members that vote, so many have done what is wanted now, so many must.
     pub confirmed: usize,
     pub needed: usize,
-    /// The members that have not.
+    /// Those that have not.
     pub missing: Vec<WorkerId>,
 }
 
@@ -82,11 +102,11 @@ pub struct Progress {
 pub struct Proposer {
     incarnation: Incarnation,
     /// Number 1 as the settings say, without identities.
-    bootstrap: Option<RingConfig>,
+    bootstrap: Option<Electorate>,
     grace: Duration,
     voters: BTreeMap<Voter, Seen>,
     /// The newest that is known to be decided.
-    decided: Option<Arc<RingConfig>>,
+    decided: Option<Electorate>,
     in_force: Option<Arc<RingConfig>>,
     proposal: Option<Arc<RingConfig>>,
     attempt: Option<Attempt>,
@@ -107,7 +127,7 @@ impl Proposer {
             .expect("constants in range");
         Self {
             incarnation,
-            bootstrap,
+            bootstrap: bootstrap.map(|config| Electorate::of(Arc::new(config))),
             grace,
             voters: BTreeMap::new(),
             decided: None,
@@ -146,8 +166,8 @@ impl Proposer {
             return;
         }
         self.highest = self.highest.max(state.promised.n);
-        if state.number() > number(self.decided.as_ref()) {
-            self.learn(state.decided.clone());
+        if let Some(decided) = state.decided.as_ref().filter(|decided| decided.epoch > self.base()) {
+            self.learn(Electorate::of(decided.clone()));
         }
         if let Some(seen) = self.voters.get_mut(voter) {
             seen.state = Some(state);
@@ -158,7 +178,7 @@ impl Proposer {
     /// Wants `next` to follow the configuration in force. It replaces a proposal that is not voted on yet. Whether it was
     /// decided shows [`Proposer::in_force`]; another one may be, that someone began before.
     pub fn propose(&mut self, next: Arc<RingConfig>, now: Duration) -> Result<(), StaleProposal> {
-        let current = number(self.in_force.as_ref()).max(number(self.decided.as_ref()));
+        let current = number(self.in_force.as_ref()).max(self.base());
         if next.epoch.0 != current.0 + 1 {
             return Err(StaleProposal { current, proposed: next.epoch });
         }
@@ -167,14 +187,14 @@ impl Proposer {
         Ok(())
     }
 
-    /// The configuration that the cluster works with: decided, and known to a majority of its members.
+    /// The configuration that the cluster works with: decided, and known to a majority of its voters.
     pub fn in_force(&self) -> Option<&Arc<RingConfig>> {
         self.in_force.as_ref()
     }
 
     /// The newest configuration that was decided; it may not be in force yet.
     pub fn decided(&self) -> Option<&Arc<RingConfig>> {
-        self.decided.as_ref()
+        self.decided.as_ref().map(|decided| &decided.config)
     }
 
     /// The number that a worker knows to be decided; `None` before it answered.
@@ -186,7 +206,7 @@ impl Proposer {
     pub fn ask_of(&self, voter: &Voter) -> Option<Ask> {
         let seen = self.voters.get(voter)?;
         let Some(state) = &seen.state else { return Some(Ask::default()) };
-        let known = self.decided.clone().filter(|decided| decided.epoch > state.number());
+        let known = self.decided().cloned().filter(|decided| decided.epoch > state.number());
         let attempt = self.attempt.as_ref().filter(|attempt| seen.trusted && state.promised <= attempt.term);
         let step = attempt.and_then(|attempt| attempt.step_of(voter, state));
         match step {
@@ -218,15 +238,12 @@ impl Proposer {
     }
 
     pub fn progress(&self) -> Progress {
-        let Some(config) = self.decided.as_ref().or(self.attempt.as_ref().map(|a| &a.electors)) else {
-            return self
-                .bootstrap
-                .as_ref()
-                .map_or(Progress { confirmed: 0, needed: 0, missing: vec![] }, |config| {
-                    self.count(config, |state| state.decided.is_none())
-                });
+        let Some(wanted) = self.decided.as_ref().or(self.attempt.as_ref().map(|a| &a.electors)) else {
+            let nobody = Progress { confirmed: 0, needed: 0, missing: vec![] };
+            let listed = self.bootstrap.as_ref();
+            return listed.map_or(nobody, |listed| self.count(listed, |state| state.decided.is_none()));
         };
-        self.count(config, |state| state.number() >= config.epoch)
+        self.count(wanted, |state| state.number() >= wanted.config.epoch)
     }
 
     /// Draws the conclusions from what is known at `now`.
@@ -247,38 +264,38 @@ impl Proposer {
 
     fn stage(&self) -> (Epoch, Option<(Term, bool)>) {
         let attempt = self.attempt.as_ref().map(|attempt| (attempt.term, attempt.accept.is_some()));
-        (number(self.decided.as_ref()), attempt)
+        (self.base(), attempt)
     }
 
     fn state_of(&self, voter: &Voter) -> Option<&RegisterState> {
         self.voters.get(voter)?.state.as_ref()
     }
 
-    /// The answers of those members of `config` that count.
-    fn answers<'a>(&'a self, config: &'a RingConfig) -> impl Iterator<Item = (usize, &'a RegisterState)> {
-        self.voters.iter().filter(|(_, seen)| seen.trusted).filter_map(|(voter, seen)| {
-            Some((config.index_of_identity(&voter.id, &voter.uuid)?, seen.state.as_ref()?))
-        })
+    /// The answers of those who vote, with their indexes among the members.
+    fn answers<'a>(&'a self, electors: &'a Electorate) -> impl Iterator<Item = (usize, &'a RegisterState)> {
+        let trusted = self.voters.iter().filter(|(_, seen)| seen.trusted);
+        trusted.filter_map(|(voter, seen)| Some((electors.index_of(voter)?, seen.state.as_ref()?)))
     }
 
-    fn count(&self, config: &RingConfig, done: impl Fn(&RegisterState) -> bool) -> Progress {
-        let mut missing: Vec<_> = config.members.iter().map(|member| Some(member.id.clone())).collect();
-        for (index, _) in self.answers(config).filter(|(_, state)| done(state)) {
-            missing[index] = None;
+    fn count(&self, electors: &Electorate, done: impl Fn(&RegisterState) -> bool) -> Progress {
+        let mut missing = electors.voters.to_vec();
+        for (index, _) in self.answers(electors).filter(|(_, state)| done(state)) {
+            missing[index] = false;
         }
-        let missing: Vec<_> = missing.into_iter().flatten().collect();
-        let members = config.members.len();
-        Progress { confirmed: members - missing.len(), needed: majority(members), missing }
+        let named = electors.config.members.iter().zip(missing).filter(|(_, missing)| *missing);
+        let missing: Vec<_> = named.map(|(member, _)| member.id.clone()).collect();
+        let voters = electors.voters.iter().filter(|votes| **votes).count();
+        Progress { confirmed: voters - missing.len(), needed: majority(voters), missing }
     }
 
-    fn is_majority(&self, config: &RingConfig, done: impl Fn(&RegisterState) -> bool) -> bool {
-        let Progress { confirmed, needed, .. } = self.count(config, done);
+    fn is_majority(&self, electors: &Electorate, done: impl Fn(&RegisterState) -> bool) -> bool {
+        let Progress { confirmed, needed, .. } = self.count(electors, done);
         confirmed >= needed
     }
 
-    fn learn(&mut self, decided: Option<Arc<RingConfig>>) {
-        self.decided = decided;
-        let number = number(self.decided.as_ref());
+    fn learn(&mut self, decided: Electorate) {
+        let number = decided.config.epoch;
+        self.decided = Some(decided);
         self.attempt = None;
         self.proposal.take_if(|proposal| proposal.epoch <= number);
         self.backoff.reset();
@@ -286,16 +303,22 @@ impl Proposer {
 
     fn announce(&mut self) {
         let Some(decided) = &self.decided else { return };
-        if number(self.in_force.as_ref()) < decided.epoch
-            && self.is_majority(decided, |state| state.number() >= decided.epoch)
+        let epoch = decided.config.epoch;
+        if number(self.in_force.as_ref()) < epoch
+            && self.is_majority(decided, |state| state.number() >= epoch)
         {
-            self.in_force = Some(decided.clone());
+            self.in_force = Some(decided.config.clone());
         }
+    }
+
+    /// The number that is known to be decided.
+    fn base(&self) -> Epoch {
+        number(self.decided())
     }
 
     /// The number that is decided next.
     fn next(&self) -> Epoch {
-        Epoch(number(self.decided.as_ref()).0 + 1)
+        Epoch(self.base().0 + 1)
     }
 
     /// Something is proposed, or has been begun by someone.
@@ -318,7 +341,7 @@ impl Proposer {
     fn begin(&mut self, now: Duration) {
         let electors = match &self.decided {
             Some(base) => self.has_business().then(|| base.clone()),
-            None => self.begun_first().cloned().or_else(|| self.bootstrap(now)),
+            None => self.begun_first().cloned().or_else(|| self.bootstrap(now)).map(Electorate::of),
         };
         if now >= self.not_before
             && let Some(electors) = electors
@@ -327,7 +350,7 @@ impl Proposer {
         }
     }
 
-    fn start(&mut self, electors: Arc<RingConfig>) {
+    fn start(&mut self, electors: Electorate) {
         self.highest += 1;
         let term = Term { n: self.highest, incarnation: self.incarnation };
         self.attempt = Some(Attempt { term, electors, accept: None });
@@ -345,7 +368,7 @@ impl Proposer {
         if !missing.is_empty() && now < since.saturating_add(self.grace) {
             return None;
         }
-        let mut config = listed.clone();
+        let mut config = RingConfig::clone(&listed.config);
         for member in &mut config.members {
             let there = |(voter, seen): &(&Voter, &Seen)| {
                 voter.id == member.id && seen.trusted && seen.state.is_some()
@@ -362,28 +385,27 @@ impl Proposer {
         let (term, electors) = (*term, electors.clone());
         let refused = |state: &RegisterState| state.promised > term;
         let asked = [Some(&electors), accept.as_ref()];
-        if asked.into_iter().flatten().any(|config| self.answers(config).any(|(_, state)| refused(state))) {
+        if asked.into_iter().flatten().any(|asked| self.answers(asked).any(|(_, state)| refused(state))) {
             self.attempt = None;
             self.not_before = now.saturating_add(self.backoff.next_wait());
             return;
         }
         match accept.clone() {
             None => self.gather_promises(term, electors),
-            Some(config) => {
+            Some(next) => {
                 let voted = |state: &RegisterState| {
-                    state
-                        .vote_for(config.epoch)
-                        .is_some_and(|vote| vote.term == term && vote.config == config)
+                    let vote = state.vote_for(next.config.epoch);
+                    vote.is_some_and(|vote| vote.term == term && vote.config == next.config)
                 };
-                if self.is_majority(&electors, voted) && self.is_majority(&config, voted) {
-                    self.learn(Some(config));
+                if self.is_majority(&electors, voted) && self.is_majority(&next, voted) {
+                    self.learn(next);
                 }
             }
         }
     }
 
-    fn gather_promises(&mut self, term: Term, electors: Arc<RingConfig>) {
-        let base = number(self.decided.as_ref());
+    fn gather_promises(&mut self, term: Term, electors: Electorate) {
+        let base = self.base();
         let promised = |state: &RegisterState| state.promised == term && state.number() == base;
         if !self.is_majority(&electors, promised) {
             return;
@@ -393,15 +415,16 @@ impl Proposer {
         let votes = promises.filter_map(|state| state.vote_for(next));
         let binding = votes.max_by_key(|vote| vote.term).map(|vote| vote.config.clone());
         let is_first = self.decided.is_none();
-        if let Some(first) = binding.as_ref().filter(|binding| is_first && **binding != electors) {
+        if let Some(first) = binding.as_ref().filter(|binding| is_first && **binding != electors.config) {
             // Its voters are others: it takes their promises to know which one binds.
-            return self.start(first.clone());
+            return self.start(Electorate::of(first.clone()));
         }
-        let free =
-            || if is_first { Some(electors) } else { self.proposal.clone().filter(|p| p.epoch == next) };
+        let free = || {
+            if is_first { Some(electors.config) } else { self.proposal.clone().filter(|p| p.epoch == next) }
+        };
         let accept = binding.or_else(free);
         match (accept, &mut self.attempt) {
-            (Some(config), Some(attempt)) => attempt.accept = Some(config),
+            (Some(config), Some(attempt)) => attempt.accept = Some(Electorate::of(config)),
             // What was to be completed is not there any longer, and nothing is proposed.
             _ => self.attempt = None,
         }
@@ -411,14 +434,15 @@ impl Proposer {
 impl Attempt {
     /// What the attempt needs of a worker that has promised no higher term.
     fn step_of(&self, voter: &Voter, state: &RegisterState) -> Option<(Term, Option<Arc<RingConfig>>)> {
-        let elector = voter.is_member(&self.electors);
-        let Some(config) = &self.accept else {
+        let elector = self.electors.index_of(voter).is_some();
+        let Some(next) = &self.accept else {
             return (elector && state.promised < self.term).then_some((self.term, None));
         };
-        let concerned = elector || voter.is_member(config);
-        let open = state.number() < config.epoch;
-        let voted = state.vote_for(config.epoch).is_some_and(|vote| vote.term == self.term);
-        (concerned && open && !voted).then(|| (self.term, Some(config.clone())))
+        let concerned = elector || next.index_of(voter).is_some();
+        let epoch = next.config.epoch;
+        let open = state.number() < epoch;
+        let voted = state.vote_for(epoch).is_some_and(|vote| vote.term == self.term);
+        (concerned && open && !voted).then(|| (self.term, Some(next.config.clone())))
     }
 }
 

@@ -1,10 +1,11 @@
 //! How the ring configuration is decided: a register of consensus, kept by the workers themselves. This is the worker's
 //! part, the acceptor; the frontend's is in [`crate::ring_proposer`].
 //!
-//! Configurations form a chain: number 1 is the bootstrap, each later one is decided by the members of the one before
+//! Configurations form a chain: number 1 is the bootstrap, each later one is decided by the voters of the one before
 //! **and** its own, a majority of each. Deciding one number is Paxos (Lamport, "Paxos Made Simple", 2001) among the
-//! members of the configuration before. What was decided is then announced to its own members; once a majority of them
-//! knows it, it is in force, and they alone decide what follows.
+//! voters of the configuration before. What was decided is then announced to its own members; once a majority of its
+//! voters knows it, it is in force, and they alone decide what follows. Who votes is a function of the configuration,
+//! [`RingConfig::voters`]: not every member does.
 //!
 //! ```text
 //! frontend             w1                  w2                  w3 (no answer)
@@ -18,7 +19,7 @@
 //! the newest configuration that was decided, and its vote for the next. A vote is not a decision: only what is known to
 //! be decided says which partitions the worker is a replica of.
 //!
-//! Whoever asks a majority of an outdated set of members finds a vote for a later number or the number itself, and
+//! Whoever asks a majority of an outdated set of voters finds a vote for a later number or the number itself, and
 //! goes on from there. Terms are not those of partitions: this register has its own, and a promise covers all numbers.
 
 use std::sync::Arc;

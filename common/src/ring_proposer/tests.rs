@@ -195,6 +195,61 @@ fn without_a_majority_of_the_old_members_nothing_is_decided() {
     assert_eq!(cluster.in_force(), force(2, "w1, w2, w3"));
 }
 
+/// Number 2: w9 is to replace w2 in the ring of w1, w2, w3.
+fn replacing() -> Arc<RingConfig> {
+    let mut joint = RingConfig::clone(&config(1, &[1, 2, 3]));
+    joint.epoch = Epoch(2);
+    joint.members.push(Member { uuid: voter(9).uuid, ..Member::named(voter(9).id, 1, "") });
+    for row in &mut joint.partitions {
+        let next = row.replicas.iter().map(|ix| if *ix == 1 { 3 } else { *ix }).collect();
+        (row.epoch, row.next) = (Epoch(2), Some(next));
+    }
+    Arc::new(joint)
+}
+
+#[test]
+fn a_newcomer_that_dies_too_can_be_given_up() {
+    let mut cluster = Cluster::new(&[1, 2, 3], &[1, 2, 3, 9]);
+    cluster.settle();
+    let _dead = cluster.leave(2);
+    cluster.propose(replacing()).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.in_force(), force(2, "w1, w2, w3, w9"));
+    assert_eq!(cluster.workers[&9].number(), Epoch(2), "it is told, to copy");
+    assert_eq!(cluster.workers[&9].promised, Term::default(), "and has no vote");
+    let _dead = cluster.leave(9);
+    cluster.propose(config(3, &[1, 2, 3])).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.in_force(), force(3, "w1, w2, w3"));
+}
+
+#[test]
+fn a_joint_configuration_is_found_again_without_the_dead_and_the_newcomer() {
+    let known = || RegisterState { decided: Some(replacing()), ..RegisterState::default() };
+    let mut cluster = Cluster::without_workers(1, &[1, 2, 3]);
+    cluster.join(1, known());
+    cluster.join(9, known());
+    cluster.settle();
+    assert_eq!(cluster.in_force(), None, "a newcomer does not make it two");
+    assert_eq!(cluster.proposer.progress().missing, [voter(2).id, voter(3).id]);
+    cluster.leave(9);
+    cluster.join(3, known());
+    cluster.settle();
+    assert_eq!(cluster.in_force(), force(2, "w1, w2, w3, w9"));
+}
+
+#[test]
+fn a_member_that_holds_nothing_has_no_vote() {
+    let mut drained = RingConfig::clone(&config(2, &[1, 2, 3]));
+    drained.members.push(Member { uuid: voter(4).uuid, ..Member::named(voter(4).id, 1, "") });
+    let drained = Arc::new(drained);
+    let known = || RegisterState { decided: Some(drained.clone()), ..RegisterState::default() };
+    let mut cluster = Cluster::without_workers(1, &[1, 2, 3]);
+    [2, 3].into_iter().for_each(|n| cluster.join(n, known()));
+    cluster.settle();
+    assert_eq!(cluster.in_force(), force(2, "w1, w2, w3, w4"));
+}
+
 #[test]
 fn what_a_minority_has_voted_for_is_completed() {
     let mut first = Cluster::new(&[1, 2, 3], &[1, 2, 3]);
