@@ -79,7 +79,7 @@ Examples:
     /// Have a worker hand over all that it holds, so that it can be taken away
     #[command(
         long_about = "Has a worker hand over all that it holds to the others, and says when that is done: then it can be \
-                      stopped and its data removed. Clients notice nothing. A worker is not let go when fewer would be \
+                      stopped. Clients notice nothing. A worker is not let go when fewer would be \
                       left than copies are kept; `tercet status` says so.",
         after_long_help = "\
 Exit code 0: it holds nothing any more (with --no-wait: it is told); 1: refused; 2: the frontend was not reached.

@@ -12,6 +12,8 @@ use crate::progress::Progress;
 
 /// How often the status is looked at.
 const POLL: Duration = Duration::from_millis(500);
+/// Looks in vain, one after the other, before it gives up: half a minute.
+const SILENT_MAX: u32 = 60;
 
 pub(crate) fn run(args: &DrainArgs) -> anyhow::Result<ExitCode> {
     let frontend = match Frontend::find(&args.frontend) {
@@ -52,8 +54,19 @@ async fn drain(args: &DrainArgs, frontend: &Frontend) -> anyhow::Result<anyhow::
         return Ok(Ok(format!("{worker} hands over what it holds: see `tercet status`")));
     }
     let progress = Progress::new();
+    let (mut newest, mut silent) = (0, 0);
     loop {
-        let status = frontend.status().await?;
+        let status = match frontend.status().await {
+            // A frontend that starts again does not know the ring yet; one that ends does not answer.
+            Ok(status) if status.epoch >= newest.max(1) => status,
+            Err(error) if silent >= SILENT_MAX => return Err(error),
+            _ => {
+                silent += 1;
+                tokio::time::sleep(POLL).await;
+                continue;
+            }
+        };
+        (newest, silent) = (status.epoch, 0);
         let Some(holds) = holds(&status, worker) else {
             return Ok(Err(anyhow::anyhow!("{worker} is no longer in the ring")));
         };

@@ -148,10 +148,10 @@ impl Cluster {
         }
         let (database, worker) = {
             let mut maker = self.maker.borrow_mut();
-            let workers = u16::try_from(maker.plan.workers.len() + 1)?;
-            dir.set_workers(workers)?;
+            let node = maker.node(&id)?;
+            dir.set_workers(u16::try_from(maker.plan.workers.len() + 1)?)?;
             maker.plan.workers.push(id.clone());
-            maker.node(&id)?
+            node
         };
         self.databases.borrow_mut().push(database.clone());
         self.workers.borrow_mut().push(worker.clone());
@@ -194,12 +194,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// The ring change under way, if the frontend answers and there is one.
-    pub(super) async fn ring_change(&self) -> Option<ChangeStatus> {
+    /// The ring change under way; `None`: the frontend does not answer, or does not know the ring.
+    pub(super) async fn ring_change(&self) -> Option<Option<ChangeStatus>> {
         let (url, password) = (self.ready_url.replace("/readyz", "/admin/status"), self.dir.password());
         let (code, body) = self.client.get(&url, password.as_deref(), READY_TIMEOUT).await.ok()?;
         let status: ClusterStatus = serde_json::from_slice(&body).ok().filter(|_| code == 200)?;
-        status.ring.change
+        (status.epoch > 0).then_some(status.ring.change)
     }
 
     async fn wait_until_ready(&self, progress: &Progress) {

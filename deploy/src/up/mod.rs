@@ -251,7 +251,9 @@ async fn watch_over(
     loop {
         tokio::select! {
             () = interrupt.stop.cancelled() => return,
-            _ = look.tick() => show_change(cluster.ring_change().await, &mut changing, progress),
+            _ = look.tick() => if let Some(change) = cluster.ring_change().await {
+                show_change(change, &mut changing, progress);
+            },
             Some(exit) = exited.recv() => progress.say(&report(&exit, Some(call))),
             _ = tick.tick() => {
                 for log in cluster.logs() {

@@ -167,6 +167,7 @@ impl Cluster {
                         }
                     });
                 }
+                formed.repairs.retain(|worker| ring.workers.contains(&worker));
                 *formed.ring.write() = Arc::new(ring);
                 formed
             }

@@ -107,6 +107,16 @@ impl RepairQueue {
         }
     }
 
+    /// Forgets what waits for workers that are no replicas any more: a ring change has copied it to others.
+    pub fn retain(&self, is_member: impl Fn(WorkerIx) -> bool) {
+        for (worker, queue) in self.0.read().iter().enumerate() {
+            if !is_member(worker as WorkerIx) {
+                *queue.backlog.lock() = Backlog::default();
+                queue.depth.set(0.0);
+            }
+        }
+    }
+
     /// What waits for all workers.
     pub fn len(&self) -> usize {
         self.0.read().iter().map(|queue| queue.backlog.lock().len()).sum()
@@ -190,6 +200,16 @@ mod tests {
         let queues = queue.0.read();
         let backlog = queues[0].backlog.lock();
         assert!(backlog.key_bytes <= KEY_BYTES_MAX && backlog.keys.len() > 1_000);
+    }
+
+    #[test]
+    fn what_waits_for_a_worker_goes_with_it() {
+        let queue = queue();
+        queue.add(vec![missed("a")]);
+        queue.retain(|worker| worker == 0);
+        assert_eq!(queue.len(), 1);
+        queue.retain(|_| false);
+        assert!(queue.is_empty());
     }
 
     #[test]

@@ -129,6 +129,9 @@ pub enum HealError {
     Unsteady,
     #[error("this frontend does not own the partition")]
     NotOwned,
+    /// A fault of ours; the next run may meet it again.
+    #[error("the task has panicked")]
+    Panicked,
     #[error("the owner could not rewrite a key: {0}")]
     Rewrite(#[from] OpError),
 }

@@ -1,6 +1,6 @@
 //! The work that the schedule hands out, each piece a task of its own: copies, comparisons, delta syncs, collections.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ pub(super) struct Tasks {
     schedule: Schedule,
     positions: Positions,
     running: JoinSet<Finished>,
+    /// By the number of the task, for one that panics.
+    names: HashMap<tokio::task::Id, Task>,
     began: Instant,
     /// Copies that this ring change calls for, as far as they were handed to the schedule; and those that are done.
     called_for: BTreeSet<CopyName>,
@@ -75,6 +77,7 @@ impl Tasks {
             schedule: Schedule::new(TUNING),
             positions: Positions::new(call_life),
             running: JoinSet::new(),
+            names: HashMap::new(),
             began: Instant::now(),
             called_for: BTreeSet::new(),
             copied: BTreeSet::new(),
@@ -185,39 +188,50 @@ impl Tasks {
             let (cluster, instruments) = (self.cluster.clone(), self.instruments.clone());
             match task.work {
                 Work::Copy { partition, newcomer } => {
-                    self.running.spawn(run_copy(cluster, instruments, task, partition, newcomer));
+                    let run = run_copy(cluster, instruments, task.clone(), partition, newcomer);
+                    self.run(task, run);
                 }
                 Work::Compare { partition } => {
-                    self.running.spawn(run_compare(cluster, instruments, task, partition));
+                    let run = run_compare(cluster, instruments, task.clone(), partition);
+                    self.run(task, run);
                 }
                 Work::Collect { partition } => {
-                    self.running.spawn(run_collect(cluster, instruments, task, partition));
+                    let run = run_collect(cluster, instruments, task.clone(), partition);
+                    self.run(task, run);
                 }
                 Work::Delta { target } => {
-                    let shares = |worker: WorkerIx| {
-                        let both = |id: &PartitionId| {
-                            let group = self.cluster.group(*id);
-                            group.is_some_and(|group| group.contains(worker) && group.contains(target))
-                        };
-                        worker != target && PartitionId::all().any(|id| both(&id))
-                    };
-                    let peers = self.peers(members).into_iter().filter(|(worker, _)| shares(*worker));
+                    let groups = PartitionId::all().filter_map(|id| self.cluster.group(id));
+                    let shared = groups.filter(|group| group.contains(target));
+                    let sharers: BTreeSet<WorkerIx> = shared.flat_map(|group| group.everyone()).collect();
+                    let shares = |worker: &WorkerIx| *worker != target && sharers.contains(worker);
+                    let peers = self.peers(members).into_iter().filter(|(worker, _)| shares(worker));
                     let job = DeltaJob { target, peers: peers.map(|(_, peer)| peer).collect() };
-                    self.running.spawn(run_delta(cluster, instruments, task, job));
+                    let run = run_delta(cluster, instruments, task.clone(), job);
+                    self.run(task, run);
                 }
             }
         }
     }
 
+    fn run(&mut self, task: Task, run: impl Future<Output = Finished> + Send + 'static) {
+        let name = self.running.spawn(run).id();
+        self.names.insert(name, task);
+    }
+
     /// The next task that has ended; never, while none runs. Cancel-safe.
     pub(super) async fn finished(&mut self) -> Option<Finished> {
-        match self.running.join_next().await {
-            Some(Ok(finished)) => Some(finished),
-            Some(Err(error)) => {
-                tracing::error!(%error, "a healing task has panicked");
-                None
+        let Some(ended) = self.running.join_next_with_id().await else { return std::future::pending().await };
+        match ended {
+            Ok((name, finished)) => {
+                self.names.remove(&name);
+                Some(finished)
             }
-            None => std::future::pending().await,
+            Err(error) => {
+                tracing::error!(%error, "a healing task has panicked; it will be tried again");
+                let task = self.names.remove(&error.id())?;
+                let outcome = Err(HealError::Panicked);
+                Some(Finished { task, outcome, found: Found::Nothing })
+            }
         }
     }
 
@@ -229,8 +243,9 @@ impl Tasks {
         let how = Ended::of(kind, &outcome);
         match (found, task.work) {
             (Found::Copy(epoch), Work::Copy { partition, newcomer }) if how == Ended::Done => {
-                self.copied.insert((partition, epoch, newcomer));
-                self.cluster.healing.progress.copied();
+                if self.copied.insert((partition, epoch, newcomer)) {
+                    self.cluster.healing.progress.copied();
+                }
             }
             (Found::Compare(compared), Work::Compare { partition }) => {
                 if compared.tombstones > 0 {
