@@ -232,12 +232,18 @@ impl Candidate<'_> {
     }
 }
 
-/// Marks a member as leaving, or as staying; `None` where it is no member or so marked already.
+/// Marks a member as leaving, or as staying; `None` where it is no member or so marked already. An order is for the id:
+/// while a worker is being replaced by itself over other data, it holds for both of them.
 pub fn mark(config: &RingConfig, worker: &WorkerId, leaving: bool) -> Option<Change> {
-    let ix = config.index_of(worker).filter(|ix| config.members[*ix].leaving != leaving)?;
+    let differs = |member: &Member| member.id == *worker && member.leaving != leaving;
+    if !config.members.iter().any(differs) {
+        return None;
+    }
     let mut next = config.clone();
     next.epoch = after(config.epoch);
-    next.members[ix].leaving = leaving;
+    for member in next.members.iter_mut().filter(|member| member.id == *worker) {
+        member.leaving = leaving;
+    }
     Some(Change { next, what: What::Mark(worker.clone()), partitions: 0 })
 }
 
@@ -910,6 +916,21 @@ mod tests {
         rig.worker("w3").verdict = Verdict::Dead;
         assert_eq!(rig.run(), [What::Out(id("w3"))]);
         assert_eq!(rig.members(), "w1, w2, w4");
+    }
+
+    #[test]
+    fn an_order_to_leave_reaches_the_worker_that_is_there_and_not_only_its_predecessor() {
+        let mut rig = Rig::of(&["w1", "w2", "w3"]);
+        rig.worker("w2").uuid = "x-new".to_owned();
+        let Decision::Change(change) = rig.plan() else { panic!() };
+        rig.take(*change, &mut Vec::new());
+        assert_eq!(rig.members(), "w1, w2, w2, w3");
+        rig.config = mark(&rig.config, &id("w2"), true).unwrap().next;
+        assert!(mark(&rig.config, &id("w2"), true).is_none());
+        rig.copy_all();
+        assert_eq!(rig.run(), [What::Complete]);
+        let w2 = rig.config.members.iter().find(|m| m.id == id("w2")).unwrap();
+        assert_eq!((w2.uuid.as_str(), w2.leaving), ("x-new", true));
     }
 
     #[test]
