@@ -29,19 +29,30 @@ pub enum SyncRequest {
     Fetch { partition: PartitionId, epoch: Epoch, hashes: Vec<KeyHash> },
     /// To a newcomer: the copy begins. Its flush becomes exactly this one (what it had may never have been chosen), and
     /// its rows from before the epoch are hidden until the copy has passed them. → [`SyncReply::Done`]
-    Begin { partition: PartitionId, epoch: Epoch, flush: Ballot, flush_clock: VectorClock },
+    ///
+    /// `copy` names the copy, here and below: what an earlier one still sends is refused. A second copy of one epoch never
+    /// lowers the flush that the first one set: what that left out may be explained by nothing else.
+    Begin { partition: PartitionId, epoch: Epoch, copy: u64, flush: Ballot, flush_clock: VectorClock },
     /// To a newcomer: stores rows over lower ballots, without promise and floor check; deletes rows that stand at
     /// exactly the given ballots; from then on, shows all rows below `copied_to` (`None`: as far as before).
     /// → [`SyncReply::Done`]
     Install {
         partition: PartitionId,
         epoch: Epoch,
+        copy: u64,
         rows: Vec<Row>,
         evict: Vec<(KeyHash, Ballot)>,
         copied_to: Option<KeyHash>,
     },
     /// To a newcomer: the copy is complete. Raises floor, vector and highest; shows all rows. → [`SyncReply::Done`]
-    Finish { partition: PartitionId, epoch: Epoch, floor: Ballot, vector: VectorClock, highest: Ballot },
+    Finish {
+        partition: PartitionId,
+        epoch: Epoch,
+        copy: u64,
+        floor: Ballot,
+        vector: VectorClock,
+        highest: Ballot,
+    },
     /// Deletes tombstones that stand at exactly these ballots, and raises the floor. Obeys the promise. Only in a stable
     /// epoch. → [`SyncReply::Done`]
     Collect { partition: PartitionId, promise: Promise, floor: Ballot, tombstones: Vec<(KeyHash, Ballot)> },

@@ -87,15 +87,17 @@ impl From<SyncRequest> for v1::Sync {
                 let hashes = hashes_to_wire(hashes.iter());
                 Op::Fetch(v1::SyncHashes { partition: p(partition), epoch: epoch.0, hashes })
             }
-            SyncRequest::Begin { partition, epoch, flush, flush_clock } => Op::Begin(v1::SyncBegin {
+            SyncRequest::Begin { partition, epoch, copy, flush, flush_clock } => Op::Begin(v1::SyncBegin {
+                copy,
                 partition: p(partition),
                 epoch: epoch.0,
                 flush: Some(flush.into()),
                 flush_clock: Some((&flush_clock).into()),
             }),
-            SyncRequest::Install { partition, epoch, rows, evict, copied_to } => {
+            SyncRequest::Install { partition, epoch, copy, rows, evict, copied_to } => {
                 let (evict_hashes, evict_ballots) = versions_to_wire(&evict);
                 Op::Install(v1::SyncInstall {
+                    copy,
                     partition: p(partition),
                     epoch: epoch.0,
                     rows: rows.into_iter().map(Into::into).collect(),
@@ -104,13 +106,16 @@ impl From<SyncRequest> for v1::Sync {
                     copied_to: place_to_wire(copied_to),
                 })
             }
-            SyncRequest::Finish { partition, epoch, floor, vector, highest } => Op::Finish(v1::SyncFinish {
-                partition: p(partition),
-                epoch: epoch.0,
-                floor: Some(floor.into()),
-                vector: Some((&vector).into()),
-                highest: Some(highest.into()),
-            }),
+            SyncRequest::Finish { partition, epoch, copy, floor, vector, highest } => {
+                Op::Finish(v1::SyncFinish {
+                    copy,
+                    partition: p(partition),
+                    epoch: epoch.0,
+                    floor: Some(floor.into()),
+                    vector: Some((&vector).into()),
+                    highest: Some(highest.into()),
+                })
+            }
             SyncRequest::Collect { partition, promise, floor, tombstones } => {
                 let (hashes, ballots) = versions_to_wire(&tombstones);
                 Op::Collect(v1::SyncCollect {
@@ -155,7 +160,7 @@ impl TryFrom<v1::Sync> for SyncRequest {
             Op::Begin(b) => {
                 let (partition, epoch) = scope(b.partition, b.epoch)?;
                 let (flush, flush_clock) = (ballot(b.flush)?, clock(b.flush_clock)?);
-                Self::Begin { partition, epoch, flush, flush_clock }
+                Self::Begin { partition, epoch, copy: b.copy, flush, flush_clock }
             }
             Op::Install(i) => {
                 let (partition, epoch) = scope(i.partition, i.epoch)?;
@@ -164,12 +169,13 @@ impl TryFrom<v1::Sync> for SyncRequest {
                 }
                 let rows = i.rows.into_iter().map(TryInto::try_into).collect::<Result<_>>()?;
                 let evict = versions_from_wire(&i.evict_hashes, i.evict_ballots)?;
-                Self::Install { partition, epoch, rows, evict, copied_to: place_from_wire(&i.copied_to)? }
+                let copied_to = place_from_wire(&i.copied_to)?;
+                Self::Install { partition, epoch, copy: i.copy, rows, evict, copied_to }
             }
             Op::Finish(f) => {
                 let (partition, epoch) = scope(f.partition, f.epoch)?;
                 let (floor, highest) = (ballot(f.floor)?, ballot(f.highest)?);
-                Self::Finish { partition, epoch, floor, vector: clock(f.vector)?, highest }
+                Self::Finish { partition, epoch, copy: f.copy, floor, vector: clock(f.vector)?, highest }
             }
             Op::Collect(c) => Self::Collect {
                 partition: partition_from_wire(c.partition)?,

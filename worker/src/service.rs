@@ -9,9 +9,10 @@ use tercet_common::ring_register::Ask;
 use tercet_common::{KeyHash, PartitionId, Refusal, ReplicaReply, UnixMillis};
 use tercet_proto::convert::{WireError, partition_from_wire, request_from_wire};
 use tercet_proto::v1::replica_server::Replica as ReplicaService;
-use tercet_proto::{BATCH_BYTES_TARGET, BATCH_LEN_MAX, v1};
+use tercet_proto::{BATCH_BYTES_TARGET, BATCH_LEN_MAX, BOOT_GENERATION, WORKER_UUID, v1};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
@@ -36,6 +37,17 @@ impl Service {
         Self { engine, scans: Semaphore::new(SCANS_MAX), stop }
     }
 
+    /// Whether it is this worker that is meant, over this data and in this life. A frontend that still believes in another one
+    /// has not let this one vote: it may have lost what that one had promised.
+    fn check_life(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let said = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok());
+        let is_it = self.engine.identity().is_some_and(|me| {
+            said(WORKER_UUID) == Some(&me.worker_uuid)
+                && said(BOOT_GENERATION) == Some(&me.boot_generation.to_string())
+        });
+        if is_it { Ok(()) } else { Err(Status::failed_precondition("another life of this worker is meant")) }
+    }
+
     fn scan_permit(&self) -> Result<SemaphorePermit<'_>, Status> {
         self.scans.try_acquire().map_err(|_| Status::resource_exhausted("too many scans are under way"))
     }
@@ -49,6 +61,7 @@ impl ReplicaService for Service {
         &self,
         request: Request<Streaming<v1::RequestBatch>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
+        self.check_life(request.metadata())?;
         let registration = self.engine.register();
         let gone = CancellationToken::new();
         let receiver = Receiver {

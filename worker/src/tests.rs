@@ -79,7 +79,12 @@ struct Exchange {
 impl Exchange {
     async fn open(worker: &Worker) -> Self {
         let (requests, receiver) = mpsc::channel(16);
-        let stream = client(worker).await.exchange(ReceiverStream::new(receiver)).await.unwrap();
+        let me = worker.engine().identity().unwrap();
+        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+        let generation = me.boot_generation.to_string();
+        request.metadata_mut().insert(tercet_proto::WORKER_UUID, me.worker_uuid.parse().unwrap());
+        request.metadata_mut().insert(tercet_proto::BOOT_GENERATION, generation.parse().unwrap());
+        let stream = client(worker).await.exchange(request).await.unwrap();
         Self { requests, replies: stream.into_inner() }
     }
 

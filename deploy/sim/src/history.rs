@@ -71,6 +71,12 @@ impl Record {
         before.is_none()
     }
 
+    /// Writes of a key that may yet take effect.
+    pub fn uncertain(&self, concerns: impl Fn(&Issued) -> bool) -> usize {
+        let open = |o: &&Issued| matches!(o.outcome, Some(Outcome::Uncertain)) && concerns(o);
+        self.issued.iter().filter(open).count()
+    }
+
     pub fn unanswered(&self) -> usize {
         self.unanswered
     }

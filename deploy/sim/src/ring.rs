@@ -205,7 +205,7 @@ impl World {
         old.rotate_left(turn);
         old.sort_by_key(link);
         let (id, epoch) = (self.partition_id(partition), group.epoch);
-        let job = CopyJob { partition: id, epoch, old, newcomer: change.newcomer };
+        let job = CopyJob { partition: id, epoch, old, newcomer: change.newcomer, name: self.random.next() };
         self.start_task(leader, Job::Copy(job));
     }
 

@@ -151,6 +151,12 @@ impl Worker {
         self.process.is_some()
     }
 
+    /// Its store is open.
+    pub fn is_open(&self) -> bool {
+        let open = |p: &Process| p.replica.is_open() && p.store.lost().now_or_never().is_none();
+        self.process.as_ref().is_some_and(open)
+    }
+
     /// Running, open, and with nothing under way.
     pub fn is_idle(&self) -> bool {
         if self.is_gone || self.uuid.is_empty() && self.process.is_none() {

@@ -270,7 +270,7 @@ impl World {
             Event::StartWorker(worker) => self.start_worker(worker),
             Event::StartFrontend(frontend) => self.start_frontend(frontend),
             Event::EndFull(worker) => self.set_disk_full(worker, false),
-            Event::LandOrphans(worker) => self.workers[worker].disk.land_orphans(),
+            Event::LandOrphans(worker) => self.land_orphans(worker),
             Event::WorkerHolds { worker, configuration } => {
                 self.workers[worker].hold(configuration.membership(worker));
                 self.pump(worker);
@@ -283,6 +283,19 @@ impl World {
             Event::AskTimeout { .. } => {}
             Event::Chore => self.chore(),
             Event::Trouble => self.trouble(),
+        }
+    }
+
+    /// Transactions without a client reach the disk. Not behind the back of a worker that has opened it since.
+    fn land_orphans(&mut self, nth: usize) {
+        let disk = &self.workers[nth].disk;
+        let held = || {
+            (disk.journal_seq(), self.keys.iter().map(|k| disk.peek(k.partition, k.hash)).collect::<Vec<_>>())
+        };
+        let before = held();
+        disk.land_orphans();
+        if held() != before && self.workers[nth].is_open() {
+            self.violate(format!("a transaction of an earlier life landed at w{}", nth + 1));
         }
     }
 

@@ -130,6 +130,12 @@ impl Cluster {
         self.formed()?.roster.find(id, uuid)
     }
 
+    /// Partitions without a quorum in reach; all of them before the cluster has formed.
+    pub(crate) fn unavailable_partitions(&self) -> usize {
+        let survey = |formed: &Formed| Survey::of(formed, &formed.ring()).partitions.unavailable;
+        self.formed().map_or(usize::from(PARTITIONS), survey)
+    }
+
     /// Keys that workers missed and that wait to be repaired.
     pub(crate) fn missed_keys(&self) -> usize {
         self.formed().map_or(0, |formed| formed.repairs.len())
@@ -184,13 +190,13 @@ impl Cluster {
         new: &mut Vec<Peer>,
     ) -> RingState {
         let mut number = |member: &Member| {
-            if let Some(known) = roster.find(&member.id, &member.uuid) {
+            if let Some(known) = roster.find_member(&member.id, &member.uuid) {
                 return known;
             }
             let peer = roster.add(|ix| {
                 let seed = self.me.0.wrapping_add(u64::from(ix)) | 1;
                 let link = Link::new(ix, member.id.clone(), self.config.cluster_secret.clone(), seed);
-                Peer { ix, id: member.id.clone(), uuid: member.uuid.clone(), link }
+                Peer::new(ix, member.id.clone(), &member.uuid, link)
             });
             self.instruments.add_worker(&peer.id);
             repairs.add_worker(&peer.id);

@@ -30,12 +30,17 @@ pub struct MemoryEngine {
 
 impl MemoryEngine {
     pub fn new() -> Arc<Self> {
+        Self::with_value_bytes_max(64 * 1024 * 1024)
+    }
+
+    /// An engine that refuses longer values.
+    pub fn with_value_bytes_max(value_bytes_max: usize) -> Arc<Self> {
         Arc::new(Self {
             rows: Mutex::default(),
             frozen_now: AtomicI64::new(0),
             seq: AtomicI64::new(0),
             failure: Mutex::default(),
-            value_bytes_max: 64 * 1024 * 1024,
+            value_bytes_max,
         })
     }
 

@@ -3,7 +3,7 @@
 //! A worker gets its number, and its link, when it first appears in a configuration, and keeps both for as long as the
 //! frontend lives: what cores, links and repair queues say of a number never means somebody else.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 use tercet_common::{PartitionId, RingConfig, WorkerId};
@@ -16,9 +16,30 @@ use crate::replica::link::Link;
 pub(crate) struct Peer {
     pub(crate) ix: WorkerIx,
     pub(crate) id: WorkerId,
-    /// Whose data it is.
-    pub(crate) uuid: String,
+    /// Whose data it is; empty until the configuration names it.
+    uuid: Arc<OnceLock<String>>,
     pub(crate) link: Arc<Link>,
+}
+
+impl Peer {
+    pub(crate) fn new(ix: WorkerIx, id: WorkerId, uuid: &str, link: Arc<Link>) -> Self {
+        let peer = Self { ix, id, uuid: Arc::default(), link };
+        peer.name(uuid);
+        peer
+    }
+
+    /// A member whose data was not known gets it named, once and for all.
+    fn name(&self, uuid: &str) {
+        if !uuid.is_empty() {
+            // It has a name already, and is found by it.
+            let _ = self.uuid.set(uuid.to_owned());
+        }
+    }
+
+    /// Whether this data is meant: any, as long as it is not known.
+    pub(crate) fn is_over(&self, uuid: &str) -> bool {
+        self.uuid.get().is_none_or(|own| own == uuid)
+    }
 }
 
 #[derive(Default)]
@@ -29,11 +50,23 @@ impl Roster {
         self.0.read().get(usize::from(worker)).cloned()
     }
 
+    /// The number of a worker over this data, if it has one.
     pub(super) fn find(&self, id: &WorkerId, uuid: &str) -> Option<WorkerIx> {
         let peers = self.0.read();
-        // The newest of them: one whose data was not known when it came counts for any.
-        let found = peers.iter().rposition(|p| p.id == *id && (p.uuid.is_empty() || p.uuid == uuid));
-        found.map(|ix| ix as WorkerIx)
+        let is_it = |p: &&Peer| p.id == *id && p.uuid.get().is_some_and(|own| own == uuid);
+        peers.iter().find(is_it).map(|peer| peer.ix)
+    }
+
+    /// The number of a member of a configuration. One that had none by its data takes the place of the one under its name
+    /// whose data was not known, and makes it known: two identities never share a number.
+    pub(super) fn find_member(&self, id: &WorkerId, uuid: &str) -> Option<WorkerIx> {
+        if let Some(known) = self.find(id, uuid) {
+            return Some(known);
+        }
+        let peers = self.0.read();
+        let unnamed = peers.iter().find(|p| p.id == *id && p.uuid.get().is_none())?;
+        unnamed.name(uuid);
+        Some(unnamed.ix)
     }
 
     pub(super) fn add(&self, make: impl FnOnce(WorkerIx) -> Peer) -> Peer {
@@ -66,5 +99,27 @@ impl RingState {
             set.iter().map(|member| self.workers[usize::from(*member)]).collect()
         };
         Group { epoch: row.epoch, replicas: numbers(&row.replicas), next: row.next.as_ref().map(numbers) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(roster: &Roster, id: &str, uuid: &str) -> WorkerIx {
+        let id = WorkerId::new(id).unwrap();
+        roster.add(|ix| Peer::new(ix, id.clone(), uuid, Link::new(ix, id.clone(), None, 1))).ix
+    }
+
+    #[test]
+    fn a_member_that_was_named_late_does_not_share_its_number_with_who_replaces_it() {
+        let (roster, w3) = (Roster::default(), WorkerId::new("w3").unwrap());
+        let unnamed = add(&roster, "w3", "");
+        assert_eq!(roster.find(&w3, "first"), None);
+        assert_eq!(roster.find_member(&w3, "first"), Some(unnamed));
+        assert_eq!(roster.find(&w3, "first"), Some(unnamed));
+        assert_eq!(roster.find_member(&w3, "second"), None, "other data is somebody else");
+        let second = add(&roster, "w3", "second");
+        assert_eq!((roster.find(&w3, "first"), roster.find(&w3, "second")), (Some(unnamed), Some(second)));
     }
 }

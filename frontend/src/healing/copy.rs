@@ -42,6 +42,8 @@ pub struct CopyJob {
     /// All old replicas, those to be asked first in front. A majority of them is asked.
     pub old: Vec<WorkerIx>,
     pub newcomer: WorkerIx,
+    /// Names the copy: no other one of the partition has it, also of another frontend. Drawn at random.
+    pub name: u64,
 }
 
 /// What a copy has done so far.
@@ -72,6 +74,7 @@ pub async fn copy<P: Peers>(
     let mut run = Run {
         peers,
         scope: Scope { partition: job.partition, epoch: job.epoch },
+        copy: job.name,
         newcomer: job.newcomer,
         sources: sources.to_vec(),
         spare: spare.to_vec(),
@@ -90,6 +93,7 @@ pub async fn copy<P: Peers>(
 struct Run<'a, P> {
     peers: &'a P,
     scope: Scope,
+    copy: u64,
     newcomer: WorkerIx,
     /// A majority of the old replicas, and those that may take the place of one of them.
     sources: Vec<WorkerIx>,
@@ -146,11 +150,29 @@ impl<P: Peers> Run<'_, P> {
                 None => break,
             }
         }
-        let Scope { partition, epoch } = self.scope;
+        if !self.is_steady().await? {
+            return Ok(false);
+        }
+        let (Scope { partition, epoch }, copy) = (self.scope, self.copy);
         let PartitionState { floor, vector, highest, .. } = self.merged.clone();
-        order(self.peers, self.newcomer, SyncRequest::Finish { partition, epoch, floor, vector, highest })
-            .await?;
+        order(
+            self.peers,
+            self.newcomer,
+            SyncRequest::Finish { partition, epoch, copy, floor, vector, highest },
+        )
+        .await?;
         Ok(true)
+    }
+
+    /// Whether no source has been flushed since it began. A digest may miss rows that a flush hides whose commit has been
+    /// read, but not reported yet; this look stands behind it.
+    async fn is_steady(&mut self) -> Result<bool, HealError> {
+        let under = self.merged.flush;
+        for source in self.sources.clone() {
+            let state = digest(self.peers, self.scope, source, START, 1).await?.state;
+            self.learn(&state);
+        }
+        Ok(self.merged.flush == under)
     }
 
     /// Another old replica in the place of the source that is to blame for the error, if there is one.
@@ -182,9 +204,10 @@ impl<P: Peers> Run<'_, P> {
         if own.flush.epoch >= self.scope.epoch && own.flush > self.merged.flush {
             (self.merged.flush, self.merged.flush_clock) = (own.flush, own.flush_clock);
         }
-        let Scope { partition, epoch } = self.scope;
+        let (Scope { partition, epoch }, copy) = (self.scope, self.copy);
         let (flush, flush_clock) = (self.merged.flush, self.merged.flush_clock.clone());
-        order(self.peers, self.newcomer, SyncRequest::Begin { partition, epoch, flush, flush_clock }).await
+        order(self.peers, self.newcomer, SyncRequest::Begin { partition, epoch, copy, flush, flush_clock })
+            .await
     }
 
     fn learn(&mut self, state: &PartitionState) {
@@ -281,8 +304,8 @@ impl<P: Peers> Run<'_, P> {
         copied_to: Option<KeyHash>,
     ) -> Result<(), HealError> {
         let (count, bytes) = (rows.len() as u64, rows.iter().map(Row::weight).sum::<usize>() as u64);
-        let Scope { partition, epoch } = self.scope;
-        let request = SyncRequest::Install { partition, epoch, rows, evict, copied_to };
+        let (Scope { partition, epoch }, copy) = (self.scope, self.copy);
+        let request = SyncRequest::Install { partition, epoch, copy, rows, evict, copied_to };
         order(self.peers, self.newcomer, request).await?;
         self.done.rows += count;
         self.done.bytes += bytes;

@@ -46,8 +46,10 @@ impl Positions {
 
     /// A worker that is to be kept up to date. It is due for a delta sync, as this frontend does not know what it missed
     /// before.
-    pub fn add(&mut self, target: WorkerIx) {
-        self.targets.entry(target).or_default();
+    /// What a former frontend still has under way counts as missed now.
+    pub fn add(&mut self, target: WorkerIx, now: Duration) {
+        let last_missed = Some(now);
+        self.targets.entry(target).or_insert_with(|| Target { last_missed, ..Target::default() });
     }
 
     pub fn remove(&mut self, target: WorkerIx) {
@@ -135,7 +137,7 @@ mod tests {
     /// Worker 1, in step with worker 2 since second 10.
     fn in_step() -> Positions {
         let mut positions = Positions::new(LIFE);
-        positions.add(1);
+        positions.add(1, at(0));
         assert!(positions.is_due(1, at(10)), "nobody knows what it missed before");
         positions.synced(1, at(10));
         assert!(!positions.is_due(1, at(11)));
@@ -198,7 +200,7 @@ mod tests {
         assert!(confirmed(&mut positions).is_empty());
         positions.remove(1);
         assert!(!positions.is_due(1, at(21)));
-        positions.add(1);
+        positions.add(1, at(0));
         assert!(positions.is_due(1, at(21)));
     }
 }

@@ -20,7 +20,9 @@ use tercet_common::breaker::{Breaker, BreakerConfig, BreakerState, FailureKind};
 use tercet_common::{Epoch, Key, Refusal, ReplicaReply, ReplicaRequest, WorkerId, metrics as m};
 use tercet_proto::v1::replica_client::ReplicaClient;
 use tercet_proto::v1::{self, RequestBatch};
-use tercet_proto::{BATCH_BYTES_TARGET, BATCH_LEN_MAX, MESSAGE_BYTES_MAX, convert};
+use tercet_proto::{
+    BATCH_BYTES_TARGET, BATCH_LEN_MAX, BOOT_GENERATION, MESSAGE_BYTES_MAX, WORKER_UUID, convert,
+};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +56,15 @@ const BREAKER_OPEN_MAX: Duration = Duration::from_secs(2);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The id of requests that the link itself sends, to see whether a worker answers again.
 const PROBE: u64 = u64::MAX;
+
+/// Where a worker is, and which life of which data is meant. Another one refuses the streams: until the frontend has let
+/// it vote, nothing may be asked of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    pub address: String,
+    pub uuid: String,
+    pub boot_generation: u64,
+}
 
 /// What a link tells its owner. Called from the link's tasks, never under the link's locks.
 pub trait Events: Send + Sync + 'static {
@@ -261,7 +272,7 @@ impl Link {
     /// Keeps the link up until `shutdown`. `address` is where the worker says it is.
     pub async fn run(
         self: Arc<Self>,
-        mut address: watch::Receiver<Option<String>>,
+        mut address: watch::Receiver<Option<Target>>,
         events: Arc<dyn Events>,
         shutdown: CancellationToken,
     ) {
@@ -280,7 +291,7 @@ impl Link {
                 _ = address.changed() => {}
                 end = self.connect_and_serve(&target, &*events) => {
                     if let Err(error) = end {
-                        tracing::debug!(worker = %self.id, %target, %error, "link ended");
+                        tracing::debug!(worker = %self.id, target = target.address, %error, "link ended");
                     }
                 }
             }
@@ -309,8 +320,8 @@ impl Link {
         events.lost(self.worker);
     }
 
-    async fn connect_and_serve(&self, target: &str, events: &dyn Events) -> Result<(), LinkError> {
-        let endpoint = Endpoint::from_shared(format!("http://{target}"))?
+    async fn connect_and_serve(&self, target: &Target, events: &dyn Events) -> Result<(), LinkError> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", target.address))?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -326,12 +337,12 @@ impl Link {
         for lane in &self.lanes {
             lane.clear();
         }
-        let mut small_stream = self.open(small).await?;
-        let mut bulk_stream = self.open(bulk).await?;
+        let mut small_stream = self.open(small, target).await?;
+        let mut bulk_stream = self.open(bulk, target).await?;
         self.breaker.lock().reset();
         self.connected.store(true, Ordering::SeqCst);
         self.connected_gauge.set(1.0);
-        tracing::info!(worker = %self.id, %target, "link to worker up");
+        tracing::info!(worker = %self.id, target = target.address, "link to worker up");
         self.tell(events);
         tokio::select! {
             end = self.send(small_lane, &small_stream.0) => end,
@@ -345,9 +356,18 @@ impl Link {
     async fn open(
         &self,
         channel: Channel,
+        target: &Target,
     ) -> Result<(mpsc::Sender<RequestBatch>, tonic::Streaming<v1::ReplyBatch>), LinkError> {
         let (tx, rx) = mpsc::channel(BATCHES_AHEAD);
-        let request = self.authorize(ReceiverStream::new(rx));
+        let mut request = self.authorize(ReceiverStream::new(rx));
+        let life =
+            [(WORKER_UUID, target.uuid.clone()), (BOOT_GENERATION, target.boot_generation.to_string())];
+        for (name, value) in life {
+            // What is no header value is no uuid of a worker either, and is refused there.
+            if let Ok(value) = value.parse() {
+                request.metadata_mut().insert(name, value);
+            }
+        }
         let mut client = client(channel);
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, client.exchange(request)).await;
         Ok((tx, stream.map_err(|_| LinkError::Silent)??.into_inner()))
@@ -436,7 +456,7 @@ fn backoff(min: Duration, max: Duration) -> BackoffPolicy {
 }
 
 /// The next address; `None` when nobody will ever give one.
-async fn wait_for_address(address: &mut watch::Receiver<Option<String>>) -> Option<String> {
+async fn wait_for_address(address: &mut watch::Receiver<Option<Target>>) -> Option<Target> {
     let known = address.wait_for(Option::is_some).await.ok()?;
     known.clone()
 }

@@ -41,6 +41,9 @@
 mod access;
 mod body;
 mod condition;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod help;
 mod kv;
 mod listing;

@@ -19,10 +19,11 @@ const REST: Duration = Duration::from_secs(60);
 const ROWS_MAX: usize = 1_000;
 const PAUSE_FACTOR: u32 = 4;
 
-/// The partitions of which nothing should be here. None while a partition changes hands, or before there is a ring.
+/// The partitions of which nothing should be here. None while a partition changes hands, or before there is a ring; nor
+/// while the ring knows the worker by other data: a ring change has not copied yet what is here.
 fn partitions(membership: &Membership) -> Vec<PartitionId> {
     let places = || PartitionId::all().filter_map(|id| Some((id, membership.place(id)?)));
-    if places().any(|(_, place)| place.joint) {
+    if membership.is_displaced() || places().any(|(_, place)| place.joint) {
         return Vec::new();
     }
     places().filter(|(_, place)| place.role == Role::Stranger).map(|(id, _)| id).collect()
@@ -73,11 +74,11 @@ impl Engine {
             return Some(0);
         }
         let _gate = self.pass().ok()?;
-        match self.store.drop_leftovers(partitions.clone(), ROWS_MAX).await {
-            Ok(rows) => {
-                self.with(|replica| replica.dropped(&partitions));
-                Some(rows)
-            }
+        let outcome = self.store.drop_leftovers(partitions.clone(), ROWS_MAX).await;
+        // Also after an error: a part of it may have been done.
+        self.with(|replica| replica.dropped(&partitions));
+        match outcome {
+            Ok(rows) => Some(rows),
             Err(error) => {
                 debug!(%error, "leftovers could not be deleted; will try again");
                 None
@@ -102,6 +103,10 @@ mod tests {
         assert!(!left.is_empty());
         assert!(left.iter().all(|p| !config.assignment(*p).replicas.contains(&0)));
         assert_eq!(partitions(&Membership::default()), [], "before there is a ring");
+        let mut renewed = config.clone();
+        renewed.members[0].uuid = "what the ring knows it by".to_owned();
+        let other = Membership::from_config(&renewed, &id("w1"), "drawn anew");
+        assert_eq!(partitions(&other), [], "nobody has copied it yet");
         config.partitions[0].next = Some([1, 2, 3].into_iter().collect());
         assert_eq!(of(&config), [], "while a partition changes hands");
     }

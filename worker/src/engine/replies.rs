@@ -152,7 +152,7 @@ mod tests {
             clock: VectorClock::new(),
             content: Content::string(vec![0; bytes], None),
         };
-        ReplicaReply::Version(Held { ballot: row.ballot, row: Some(row), floor: Ballot::ZERO })
+        ReplicaReply::Version(Held { ballot: row.ballot, row: Some(row), floor: tercet_common::Ballot::ZERO })
     }
 
     fn next(queue: &ReplyQueue) -> Option<Option<usize>> {

@@ -118,20 +118,23 @@ impl Replica {
         let none = PartitionChange::none(change.partition);
         // Whatever was accepted under a promise is not durable without it.
         let mut sent = PartitionChange { promise: partition.promise, ..none };
-        let begun = || partition.copying.filter(|copying| copying.begun).ok_or(Refusal::Invalid);
+        let begun =
+            |copy| partition.copying.filter(|copying| copying.begun == Some(copy)).ok_or(Refusal::Invalid);
         let copying = match change.deed {
-            Deed::Begin { flush, clock } => {
+            Deed::Begin { copy, flush, clock } => {
                 let copying = partition.copying.ok_or(Refusal::Invalid)?;
-                // A flush of the joint epoch was accepted here, so it stays.
-                if partition.flush.epoch < copying.since || partition.flush < flush {
+                // A flush of the joint epoch was accepted here, and one that an earlier copy of this epoch set explains
+                // what that left out: they stay. What the worker had before counts for nothing.
+                let own = partition.flush.epoch < copying.since && copying.begun.is_none();
+                if own || partition.flush < flush {
                     sent.highest = flush;
                     sent.vector = clock.clone();
                     sent.flush = Some((flush, clock));
                 }
-                Some(Copying { begun: true, ..Copying::new(copying.since) })
+                Some(Copying { begun: Some(copy), ..Copying::new(copying.since) })
             }
-            Deed::Install { rows, evict, copied_to } => {
-                let copying = begun()?;
+            Deed::Install { copy, rows, evict, copied_to } => {
+                let copying = begun(copy)?;
                 sent.highest = rows.iter().map(|row| row.ballot).max().unwrap_or_default();
                 sent.vector = rows.iter().fold(VectorClock::new(), |mut vector, row| {
                     vector.join(&row.clock);
@@ -141,8 +144,8 @@ impl Replica {
                 let copied = copied_to.map_or(copying.copied, |end| copying.copied.max(Copied::Below(end)));
                 Some(Copying { copied, ..copying })
             }
-            Deed::Finish { floor, vector, highest } => {
-                let copying = begun()?;
+            Deed::Finish { copy, floor, vector, highest } => {
+                let copying = begun(copy)?;
                 (sent.floor, sent.vector, sent.highest) = (floor, vector, highest);
                 Some(Copying { copied: Copied::All, ..copying })
             }
@@ -203,6 +206,7 @@ impl Replica {
         let partition = self.partition_mut(id);
         partition.durable = partition.durable.max(sent.promise);
         partition.floor = partition.floor.max(sent.floor);
+        partition.durable_floor = partition.durable_floor.max(sent.floor);
         partition.learn(sent.highest, &sent.vector);
         // The configuration may have changed meanwhile.
         if let (Some(copying), Some(progress)) = (&mut partition.copying, progress)

@@ -17,8 +17,8 @@ use tercet_common::{Ballot, Epoch, KeyHash};
 pub(super) struct Copying {
     /// The joint epoch. Whatever was accepted in it is shown.
     pub(super) since: Epoch,
-    /// The flush is the sources'.
-    pub(super) begun: bool,
+    /// The copy that has begun last: the flush is its sources'.
+    pub(super) begun: Option<u64>,
     pub(super) copied: Copied,
 }
 
@@ -36,7 +36,7 @@ impl Copied {
 
 impl Copying {
     pub(super) fn new(since: Epoch) -> Self {
-        Self { since, begun: false, copied: Copied::NOTHING }
+        Self { since, begun: None, copied: Copied::NOTHING }
     }
 
     pub(super) fn hides(&self, hash: KeyHash, ballot: Ballot) -> bool {
@@ -48,6 +48,6 @@ impl Copying {
     }
 
     pub(super) fn hides_flush(&self, ballot: Ballot) -> bool {
-        ballot.epoch < self.since && !self.begun
+        ballot.epoch < self.since && self.begun.is_none()
     }
 }

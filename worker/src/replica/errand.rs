@@ -34,9 +34,9 @@ enum Task {
 /// What is to be changed in a partition. Versions are sorted by hash, each hash once.
 #[derive(Debug)]
 pub(super) enum Deed {
-    Begin { flush: Ballot, clock: VectorClock },
-    Install { rows: Vec<Row>, evict: Vec<(KeyHash, Ballot)>, copied_to: Option<KeyHash> },
-    Finish { floor: Ballot, vector: VectorClock, highest: Ballot },
+    Begin { copy: u64, flush: Ballot, clock: VectorClock },
+    Install { copy: u64, rows: Vec<Row>, evict: Vec<(KeyHash, Ballot)>, copied_to: Option<KeyHash> },
+    Finish { copy: u64, floor: Ballot, vector: VectorClock, highest: Ballot },
     Collect { floor: Ballot, tombstones: Vec<(KeyHash, Ballot)> },
 }
 
@@ -72,23 +72,23 @@ impl Errand {
                 check(hashes.len() <= SYNC_ENTRIES_MAX)?;
                 Task::Scan(partition, epoch, ScanJob::Fetch { partition, hashes })
             }
-            SyncRequest::Begin { partition, epoch, flush, flush_clock } => {
+            SyncRequest::Begin { partition, epoch, copy, flush, flush_clock } => {
                 check(flush.epoch <= epoch)?;
-                Task::Change(partition, fence(epoch), Deed::Begin { flush, clock: flush_clock })
+                Task::Change(partition, fence(epoch), Deed::Begin { copy, flush, clock: flush_clock })
             }
-            SyncRequest::Install { partition, epoch, rows, evict, copied_to } => {
+            SyncRequest::Install { partition, epoch, copy, rows, evict, copied_to } => {
                 let fits = |row: &Row| {
                     row.key.partition() == partition
                         && row.ballot != Ballot::ZERO
                         && row.ballot.epoch <= epoch
                 };
                 check(rows.iter().all(fits))?;
-                let deed = Deed::Install { rows: sorted_rows(rows)?, evict: sorted(evict)?, copied_to };
+                let deed = Deed::Install { copy, rows: sorted_rows(rows)?, evict: sorted(evict)?, copied_to };
                 Task::Change(partition, fence(epoch), deed)
             }
-            SyncRequest::Finish { partition, epoch, floor, vector, highest } => {
+            SyncRequest::Finish { partition, epoch, copy, floor, vector, highest } => {
                 check(floor.epoch <= epoch && highest.epoch <= epoch)?;
-                Task::Change(partition, fence(epoch), Deed::Finish { floor, vector, highest })
+                Task::Change(partition, fence(epoch), Deed::Finish { copy, floor, vector, highest })
             }
             SyncRequest::Collect { partition, promise, floor, tombstones } => {
                 // A collected tombstone above the floor would let in the puts below it.

@@ -29,6 +29,8 @@ pub struct Membership(Option<Held>);
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Held {
     number: Epoch,
+    /// The configuration names the worker's id over other data: what is here may be the last copy of something.
+    displaced: bool,
     places: Box<[Place]>,
 }
 
@@ -45,17 +47,22 @@ impl Membership {
             };
             Place { epoch: row.epoch, joint: row.is_joint(), role }
         };
-        Self(Some(Held { number: config.epoch, places: PartitionId::all().map(place).collect() }))
+        let displaced = config.members.iter().any(|member| member.id == *id && !member.is(id, uuid));
+        Self(Some(Held { number: config.epoch, displaced, places: PartitionId::all().map(place).collect() }))
     }
 
     /// Of the first partitions only, for a replica that has no others.
     pub fn from_places(number: Epoch, places: impl IntoIterator<Item = Place>) -> Self {
-        Self(Some(Held { number, places: places.into_iter().collect() }))
+        Self(Some(Held { number, displaced: false, places: places.into_iter().collect() }))
     }
 
     /// The number of the configuration.
     pub fn number(&self) -> Option<Epoch> {
         self.0.as_ref().map(|held| held.number)
+    }
+
+    pub fn is_displaced(&self) -> bool {
+        self.0.as_ref().is_some_and(|held| held.displaced)
     }
 
     pub fn place(&self, partition: PartitionId) -> Option<Place> {

@@ -340,7 +340,11 @@ impl Replica {
         self.membership = membership;
         for id in PartitionId::all().take(self.partitions.len()) {
             if let Some(place) = self.membership.place(id) {
-                self.partition_mut(id).hold(place);
+                if self.partition_mut(id).hold(place) {
+                    // What is remembered of it may have been deleted since it was held.
+                    self.cache.remove_partition(id);
+                    self.partition_mut(id).commits_ended += 1;
+                }
                 self.refuse_older_epochs(id);
             }
         }

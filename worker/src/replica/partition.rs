@@ -18,7 +18,10 @@ pub(super) struct Partition {
     pub(super) promise: Promise,
     /// The part of it that is known to be durable.
     pub(super) durable: Promise,
+    /// Binding from the moment it was seen.
     pub(super) floor: Ballot,
+    /// The part of it that is known to be durable: what others may build on.
+    pub(super) durable_floor: Ballot,
     /// Committed. What counts is [`Self::flush`].
     pub(super) flush: Ballot,
     pub(super) flush_clock: VectorClock,
@@ -63,6 +66,7 @@ impl Partition {
         self.promise = self.promise.max(kept);
         self.durable = kept;
         self.floor = record.floor;
+        self.durable_floor = record.floor;
         self.flush = record.flush;
         self.flush_clock = record.flush_clock;
         self.vector = record.vector;
@@ -71,11 +75,12 @@ impl Partition {
         self.copying = self.copying.map(|copying| Copying::new(copying.since));
     }
 
-    /// The place that a new configuration gives it.
-    pub(super) fn hold(&mut self, place: Place) {
+    /// The place that a new configuration gives it. `true`: it is a newcomer that was none before.
+    pub(super) fn hold(&mut self, place: Place) -> bool {
         self.promise = self.promise.max(fence(place.epoch));
         let copying = self.copying.filter(|copying| copying.since == place.epoch);
         self.copying = (place.role == Role::Newcomer).then(|| copying.unwrap_or(Copying::new(place.epoch)));
+        self.copying.is_some() && copying.is_none()
     }
 
     pub(super) fn hides(&self, hash: KeyHash, ballot: Ballot) -> bool {

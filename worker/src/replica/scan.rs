@@ -162,7 +162,7 @@ impl Replica {
         PartitionState {
             flush: partition.flush,
             flush_clock: partition.flush_clock.clone(),
-            floor: partition.floor,
+            floor: partition.durable_floor,
             vector: partition.vector.clone(),
             highest: partition.highest,
         }

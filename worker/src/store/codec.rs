@@ -39,7 +39,8 @@ pub(super) fn decode_clock(bytes: &[u8]) -> Result<VectorClock, StoreError> {
         clock.observe(Incarnation(be_u64(incarnation)), be_u64(counter));
     }
     // Sorted, unique and above zero is how they were written; anything else is not ours.
-    if !rest.is_empty() || clock.entries().len() != entries.len() {
+    let sorted = entries.is_sorted_by(|a, b| a[..8] < b[..8]);
+    if !rest.is_empty() || !sorted || clock.entries().len() != entries.len() {
         return Err(StoreError::Failed("a stored clock is damaged".to_owned()));
     }
     Ok(clock)
@@ -189,10 +190,17 @@ mod tests {
     }
 
     #[test]
-    fn an_unsorted_clock_is_damaged() {
+    fn a_clock_with_an_entry_twice_or_in_part_is_damaged() {
         let mut bytes = encode_clock(&VectorClock::new().with_dot(Incarnation(1), 1));
         bytes.extend_from_slice(&bytes.clone());
         assert!(decode_clock(&bytes).is_err());
         assert!(decode_clock(&bytes[..20]).is_err());
+    }
+
+    #[test]
+    fn a_clock_in_another_order_is_damaged() {
+        let entry = |incarnation| encode_clock(&VectorClock::new().with_dot(Incarnation(incarnation), 1));
+        assert!(decode_clock(&[entry(1), entry(2)].concat()).is_ok());
+        assert!(decode_clock(&[entry(2), entry(1)].concat()).is_err());
     }
 }

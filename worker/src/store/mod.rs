@@ -5,6 +5,9 @@
 //! ballots, so that a late commit cannot overwrite a newer version.
 
 mod codec;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ledger;
 pub mod memory;
 mod postgres;

@@ -96,7 +96,8 @@ impl Core {
             let live = next.as_ref().or(base.as_ref()).filter(|row| row.content.is_live(wall));
             match &mut op.item {
                 Item::Confirm { seen, .. } => *seen = live.cloned(),
-                Item::Rewrite(_) => must_put |= base.is_some(),
+                // Also where the quorum has nothing: somebody else holds a left-over, and a tombstone ends it.
+                Item::Rewrite(_) => must_put = true,
                 Item::Write { update, blind, .. } => {
                     match update.apply(if *blind { None } else { live }, wall) {
                         Change::Keep => {}

@@ -23,7 +23,7 @@ use tercet_common::{Ballot, Key, PartitionId, Promise, WorkerId};
 
 use super::arena::Id;
 use super::group::Group;
-use super::slot::{Phase, Queued};
+use super::slot::{Batch, Phase, Queued};
 use super::timer::Timer;
 use super::{Core, FlushDone, WorkerIx};
 
@@ -73,12 +73,15 @@ impl Core {
         self.partition(id).and_then(|p| p.promise())
     }
 
-    /// The lowest ballot that a replica may yet come to see from this core for the first time: tombstones may be collected
-    /// below it. `None`: none is under way.
+    /// The lowest ballot that a replica may yet come to see from this core for the first time, or of which a waiting
+    /// operation is still to learn what became of it: tombstones may be collected below it. `None`: there is none.
     pub fn lowest_in_flight(&self, id: PartitionId) -> Option<Ballot> {
+        let of_batch = |batch: &Batch| batch.sent.iter().chain(&batch.abandoned).copied().min();
         let of_slot = |phase: &Phase| match phase {
-            Phase::Put(put) => Some(put.row.ballot),
-            Phase::Idle | Phase::Waiting { .. } | Phase::Base(_) => None,
+            Phase::Put(put) => Some(put.row.ballot).into_iter().chain(of_batch(&put.batch)).min(),
+            Phase::Waiting { batch } => batch.as_ref().and_then(of_batch),
+            Phase::Base(base) => of_batch(&base.batch),
+            Phase::Idle => None,
         };
         let slots = self.slots.iter().filter(|(_, slot)| slot.partition == id);
         let puts = slots.filter_map(|(_, slot)| of_slot(&slot.phase));

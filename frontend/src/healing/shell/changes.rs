@@ -29,9 +29,12 @@ use crate::coordinator::roster::Peer;
 use crate::coordinator::status::Health;
 use crate::healing::copy::Copied;
 use crate::membership::{MembersView, Membership, MembershipHandle, Standing};
+use crate::replica::link::Target;
 
 /// How often the plan is looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// How often a frontend that starts looks whether all partitions can be taken over.
+const STARTING_TICK: Duration = Duration::from_millis(20);
 /// While partitions are being copied, a configuration completes at least this share of those that are left ...
 const COMPLETE_SHARE: usize = 4;
 /// ... or whatever is copied after this long.
@@ -65,13 +68,15 @@ pub(crate) async fn run(
         began: Instant::now(),
         healer: Tasks::new(cluster.clone(), call_life(cluster.config.replica_timeout)),
         last_change: None,
+        adopted: false,
+        taken_over: false,
         waits_for: None,
         deciding: None,
     };
     driver.adopt(first);
-    driver.take_over().await;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut starting = tokio::time::interval(STARTING_TICK);
     loop {
         tokio::select! {
             changed = ring.changed() => {
@@ -84,6 +89,7 @@ pub(crate) async fn run(
             Some(order) = orders.recv(), if driver.deciding.is_none() => driver.obey(order),
             finished = driver.healer.finished() => finished.into_iter().for_each(|done| driver.healer.ended(done)),
             outcome = decision(&mut driver.deciding) => driver.decided(outcome),
+            _ = starting.tick(), if !driver.taken_over => driver.take_over(),
             _ = tick.tick() => driver.step(),
         }
         driver.healer.start(&driver.membership.members_now());
@@ -122,6 +128,10 @@ struct Driver {
     began: Instant,
     healer: Tasks,
     last_change: Option<Instant>,
+    /// The cores have the configuration.
+    adopted: bool,
+    /// Every partition was taken over once, so that first writes need not wait.
+    taken_over: bool,
     /// What was told last of why nothing begins.
     waits_for: Option<Discriminant<Wait>>,
     /// One at a time.
@@ -137,9 +147,10 @@ impl Driver {
             self.tasks.spawn(self.until.clone().run_until_cancelled_owned(follower));
             self.tasks.spawn(peer.link.run(address.1, self.cluster.clone(), self.until.clone()));
         }
-        if config.epoch < self.config.epoch {
+        if config.epoch <= self.config.epoch && self.adopted {
             return;
         }
+        self.adopted = true;
         self.config = config;
         self.healer.placed();
         let progress = &self.cluster.healing.progress;
@@ -154,12 +165,13 @@ impl Driver {
         }
     }
 
-    /// Takes over every partition once a quorum of each is connected, so that first writes need not wait.
-    async fn take_over(&self) {
-        while self.cluster.status().partitions.unavailable > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    /// Takes over every partition once a quorum of each is connected, so that first writes need not wait. (What is wanted
+    /// before is taken over by whoever wants it.)
+    fn take_over(&mut self) {
+        if self.cluster.unavailable_partitions() == 0 {
+            self.taken_over = true;
+            self.cluster.take_over_all();
         }
-        self.cluster.take_over_all();
     }
 
     /// One look at the plan, and what follows from it.
@@ -358,15 +370,18 @@ fn described(what: &What) -> String {
 async fn follow(
     peer: Peer,
     mut members: watch::Receiver<Arc<MembersView>>,
-    address: watch::Sender<Option<String>>,
+    address: watch::Sender<Option<Target>>,
 ) {
     loop {
         let now = {
             let view = members.borrow_and_update();
             let worker = view.get(&peer.id).filter(|worker| worker.standing == Standing::Member);
             let seen = worker.and_then(|worker| worker.seen.as_ref());
-            let is_it = |uuid: &str| peer.uuid.is_empty() || peer.uuid == uuid;
-            seen.filter(|seen| is_it(&seen.identity.uuid)).map(|seen| seen.address.clone())
+            seen.filter(|seen| peer.is_over(&seen.identity.uuid)).map(|seen| Target {
+                address: seen.address.clone(),
+                uuid: seen.identity.uuid.clone(),
+                boot_generation: seen.identity.boot_generation,
+            })
         };
         address.send_if_modified(|before| {
             let changed = *before != now;

@@ -107,8 +107,12 @@ impl Tasks {
         let is_current = |(partition, epoch, _): &CopyName| epochs.get(partition) == Some(epoch);
         self.called_for.retain(is_current);
         self.copied.retain(is_current);
+        let now = self.now();
         for worker in &workers {
-            self.positions.add(*worker);
+            self.positions.add(*worker, now);
+        }
+        for gone in self.usable.keys().filter(|worker| !workers.contains(worker)) {
+            self.positions.remove(*gone);
         }
         self.usable.retain(|worker, _| workers.contains(worker));
         for worker in workers {
@@ -269,7 +273,8 @@ async fn run_copy(
     }
     let (up, down): (Vec<WorkerIx>, Vec<WorkerIx>) =
         group.replicas.iter().partition(|worker| cluster.is_available(**worker));
-    let job = CopyJob { partition, epoch: group.epoch, old: [up, down].concat(), newcomer };
+    let (old, name) = ([up, down].concat(), rand::random());
+    let job = CopyJob { partition, epoch: group.epoch, old, newcomer, name };
     let (mut done, mut told) = (Copied::default(), Copied::default());
     let mut progress = |now: &Copied| {
         instruments.copied(&told, now);

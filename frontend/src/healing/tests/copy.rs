@@ -12,7 +12,7 @@ const JOINT: u64 = 5;
 const NEWCOMER: WorkerIx = 3;
 
 fn job() -> CopyJob {
-    CopyJob { partition: partition(), epoch: Epoch(JOINT), old: vec![0, 1, 2], newcomer: NEWCOMER }
+    CopyJob { partition: partition(), epoch: Epoch(JOINT), old: vec![0, 1, 2], newcomer: NEWCOMER, name: 1 }
 }
 
 /// Three old replicas and a newcomer in the joint epoch, with these rows.

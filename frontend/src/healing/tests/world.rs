@@ -184,7 +184,7 @@ impl Worker {
                 let row = |hash| held.rows.get(hash).filter(|row| !held.is_hidden(row.ballot)).cloned();
                 SyncReply::Rows(hashes.iter().take(fetch_rows).map(row).collect())
             }
-            SyncRequest::Begin { partition, epoch, flush, flush_clock } => {
+            SyncRequest::Begin { partition, epoch, flush, flush_clock, .. } => {
                 let held = self.held(partition);
                 if held.state.flush.epoch < epoch || flush > held.state.flush {
                     (held.state.flush, held.state.flush_clock) = (flush, flush_clock);

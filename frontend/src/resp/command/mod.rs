@@ -237,6 +237,19 @@ pub fn wrong_subcommand_arity(container: &str, subcommand: &str) -> CommandError
     ))
 }
 
+/// How much of what a client sent an error quotes.
+const QUOTED_BYTES_MAX: usize = 128;
+
+/// A client's word as errors quote it: as C prints it, to the first NUL, and not more than its start.
+pub fn quoted(word: &[u8]) -> Cow<'_, str> {
+    quoted_to(word, QUOTED_BYTES_MAX)
+}
+
+fn quoted_to(word: &[u8], max: usize) -> Cow<'_, str> {
+    let end = word.iter().position(|b| *b == 0).unwrap_or(word.len()).min(max);
+    String::from_utf8_lossy(&word[..end])
+}
+
 /// Redis's `string2ll`: no spaces, no plus sign, no leading zeros, 64-bit signed.
 pub fn parse_i64(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
@@ -254,6 +267,13 @@ pub fn parse_i64(text: &[u8]) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_quote_the_start_of_a_word_only() {
+        assert_eq!(quoted(b"a\0b"), "a");
+        assert_eq!(quoted(&[b'x'; 1_000]).len(), QUOTED_BYTES_MAX);
+        assert_eq!(quoted(b"\xff"), "\u{fffd}");
+    }
 
     #[test]
     fn integers_are_parsed_as_redis_does() {

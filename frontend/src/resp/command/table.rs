@@ -7,7 +7,8 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::{
-    CommandError, Flag, Handler, Keys, Spec, bits, connection, generic, server, string, wrong_arity,
+    CommandError, Flag, Handler, Keys, QUOTED_BYTES_MAX, Spec, bits, connection, generic, quoted, quoted_to,
+    server, string, wrong_arity,
 };
 
 /// The rows of all commands. To add a family, add its slice.
@@ -217,32 +218,23 @@ fn check(spec: &Spec, name: &str, words: usize) -> Result<(), TableError> {
     Ok(())
 }
 
-/// The start of a word as C prints it: to the first NUL.
-fn shown(word: &[u8], max: usize) -> std::borrow::Cow<'_, str> {
-    let end = word.iter().position(|b| *b == 0).unwrap_or(word.len()).min(max);
-    String::from_utf8_lossy(&word[..end])
-}
-
-/// How much of names and arguments an error quotes.
-const QUOTED_BYTES_MAX: usize = 128;
-
 fn unknown_command(words: &[Bytes]) -> CommandError {
-    let name = words.first().map_or("".into(), |name| shown(name, QUOTED_BYTES_MAX));
+    let name = words.first().map_or("".into(), |name| quoted(name));
     let mut text = format!("ERR unknown command '{name}', with args beginning with: ");
-    let mut quoted = 0;
+    let mut length = 0;
     for word in words.iter().skip(1) {
-        if quoted >= QUOTED_BYTES_MAX {
+        if length >= QUOTED_BYTES_MAX {
             break;
         }
-        let word = shown(word, QUOTED_BYTES_MAX - quoted);
-        quoted += word.len() + 3;
+        let word = quoted_to(word, QUOTED_BYTES_MAX - length);
+        length += word.len() + 3;
         text.push_str(&format!("'{word}' "));
     }
     CommandError::text(text)
 }
 
 fn unknown_subcommand(container: &str, sub: &[u8]) -> CommandError {
-    let (sub, container) = (shown(sub, QUOTED_BYTES_MAX), container.to_ascii_uppercase());
+    let (sub, container) = (quoted(sub), container.to_ascii_uppercase());
     CommandError::text(format!("ERR unknown subcommand '{sub}'. Try {container} HELP."))
 }
 

@@ -195,6 +195,7 @@ fn a_collection_waits_for_an_install_of_the_epoch_before() {
     rig.open(PartitionRecord { promise: fence(Epoch(2)), ..Default::default() });
     let epoch = Epoch(2);
     rig.submit(sync(SyncRequest::Begin {
+        copy: 1,
         partition: partition(),
         epoch,
         flush: Ballot::ZERO,
@@ -203,6 +204,7 @@ fn a_collection_waits_for_an_install_of_the_epoch_before() {
     rig.make_change();
     let rows = vec![row_at("a", term(1).ballot(3))];
     let installs = rig.submit(sync(SyncRequest::Install {
+        copy: 1,
         partition: partition(),
         epoch,
         rows,

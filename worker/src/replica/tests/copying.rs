@@ -11,18 +11,18 @@ fn get_joint(name: &str) -> ReplicaRequest {
 
 fn begin(flush: Ballot) -> ReplicaRequest {
     let flush_clock = VectorClock::new().with_dot(flush.term.incarnation, flush.seq);
-    sync(SyncRequest::Begin { partition: partition(), epoch: Epoch(JOINT), flush, flush_clock })
+    sync(SyncRequest::Begin { partition: partition(), epoch: Epoch(JOINT), copy: 1, flush, flush_clock })
 }
 
 fn install(rows: &[Row], evict: &[&Row], copied_to: Option<KeyHash>) -> ReplicaRequest {
     let evict = evict.iter().map(|row| (row.key.hash(), row.ballot)).collect();
     let (partition, epoch) = (partition(), Epoch(JOINT));
-    sync(SyncRequest::Install { partition, epoch, rows: rows.to_vec(), evict, copied_to })
+    sync(SyncRequest::Install { partition, epoch, copy: 1, rows: rows.to_vec(), evict, copied_to })
 }
 
 fn finish(floor: Ballot) -> ReplicaRequest {
     let (partition, epoch) = (partition(), Epoch(JOINT));
-    sync(SyncRequest::Finish { partition, epoch, floor, vector: VectorClock::new(), highest: floor })
+    sync(SyncRequest::Finish { partition, epoch, copy: 1, floor, vector: VectorClock::new(), highest: floor })
 }
 
 fn flushed(ballot: Ballot) -> ReplicaReply {

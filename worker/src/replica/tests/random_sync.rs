@@ -264,7 +264,7 @@ impl World {
         let request = match self.copy {
             Step::Begin => {
                 let flush_clock = VectorClock::new();
-                SyncRequest::Begin { partition, epoch, flush: self.sources.flush, flush_clock }
+                SyncRequest::Begin { partition, epoch, copy: 1, flush: self.sources.flush, flush_clock }
             }
             Step::Install(n) => {
                 let stretch = &self.hashes[n - 1..n];
@@ -278,11 +278,11 @@ impl World {
                     rows.extend(theirs(hash).filter(|_| !same).cloned());
                 }
                 let copied_to = self.hashes.get(n).copied();
-                SyncRequest::Install { partition, epoch, rows, evict, copied_to }
+                SyncRequest::Install { partition, epoch, copy: 1, rows, evict, copied_to }
             }
             Step::Finish => {
                 let (floor, vector) = (Ballot::ZERO, VectorClock::new());
-                SyncRequest::Finish { partition, epoch, floor, vector, highest: Ballot::ZERO }
+                SyncRequest::Finish { partition, epoch, copy: 1, floor, vector, highest: Ballot::ZERO }
             }
             Step::Finished => return,
         };
@@ -406,7 +406,7 @@ impl World {
 
     /// Nothing stale is ever shown, neither a row nor a flush.
     fn check_shown(&self, hash: KeyHash, held: &Held) {
-        let Held { ballot, row } = held;
+        let Held { ballot, row, .. } = held;
         if ballot.epoch >= Epoch(JOINT) {
             assert!(self.disk.applied.contains(ballot), "{ballot} was never stored");
         } else if row.is_some() {
@@ -463,7 +463,8 @@ impl World {
             assert_eq!(*id, get);
             // The model may have lost the store at the very end.
             if self.rig.replica.is_open() && !matches!(reply, ReplicaReply::Refused(_)) {
-                assert_eq!(*reply, ReplicaReply::Version(Held { ballot, row: stored }), "the cache is wrong");
+                let ReplicaReply::Version(held) = reply else { panic!("{reply:?}") };
+                assert_eq!((held.ballot, &held.row), (ballot, &stored), "the cache is wrong");
             }
         }
     }

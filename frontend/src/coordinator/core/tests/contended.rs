@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tercet_common::{Content, Refusal, ReplicaRequest};
+use tercet_common::{Content, Refusal, ReplicaReply, ReplicaRequest};
 
 use super::world::{Packet, World, key, text};
 use crate::coordinator::api::{Change, OpError};
@@ -217,4 +217,25 @@ fn a_flush_hears_its_answers_although_the_partition_is_taken_over_again() {
     assert_eq!(flushed.lock().unwrap().take(), Some(Err(OpError::Uncertain)));
     assert!(incr.take().unwrap().is_ok());
     assert_eq!(world.cores[0].in_flight(), (0, 0, 0));
+}
+
+/// Found by the simulation: nothing was left of the put, and the increment was applied a second time.
+#[test]
+fn a_put_whose_successor_may_be_collected_is_not_applied_again() {
+    let mut world = World::new(2);
+    let (incr, _) = world.incr(0, KEY);
+    world.run(|packet| matches!(packet, Packet::Reply { reply: ReplicaReply::Stored, .. }));
+    let deleted = world.write(1, KEY, false, |current, _| {
+        assert_eq!(current.map(text).as_deref(), Some("1"));
+        Change::Write(Content::Tombstone)
+    });
+    world.run_all();
+    let tombstone = deleted.take().unwrap().unwrap().ballot;
+    for replica in &mut world.replicas {
+        replica.rows.remove(&key(KEY));
+        replica.floor = tombstone;
+    }
+    world.pass(Duration::from_secs(6), |_| false);
+    assert_eq!(incr.take().unwrap(), Err(OpError::Uncertain));
+    assert_eq!(value(&mut world, 1), None);
 }

@@ -14,6 +14,8 @@ pub(super) struct Replica {
     me: WorkerIx,
     pub(super) promises: HashMap<PartitionId, Promise>,
     pub(super) rows: HashMap<Key, Row>,
+    /// Tombstones up to it may be collected.
+    pub(super) floor: Ballot,
     vectors: HashMap<PartitionId, VectorClock>,
     flushes: HashMap<PartitionId, Ballot>,
     /// The configuration that it holds. A partition without one may be spoken of in any epoch.
@@ -135,7 +137,11 @@ impl Replica {
         let shows = |row: &Row| joining.is_none_or(|j| row.ballot.epoch >= j.epoch || j.keys.contains(key));
         let row = self.rows.get(key).filter(|row| row.ballot > flush && shows(row));
         let ballot = row.map_or(flush, |row| row.ballot);
-        ReplicaReply::Version(Held { ballot, row: row.filter(|_| !digest).cloned(), floor: Ballot::ZERO })
+        ReplicaReply::Version(Held {
+            ballot,
+            row: row.filter(|_| !digest).cloned(),
+            floor: if row.is_none() { self.floor } else { Ballot::ZERO },
+        })
     }
 
     fn install(&mut self, row: Row) {

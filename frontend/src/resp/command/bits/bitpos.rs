@@ -4,7 +4,7 @@ use super::BITS_PER_BYTE;
 use super::range::{BitRange, Unit};
 use crate::coordinator::Coordinator;
 use crate::resp::command::access::read;
-use crate::resp::command::{Args, CommandError, Flag, Handler, Keys, Pending, Spec};
+use crate::resp::command::{Args, CommandError, Flag, Handler, Keys, Pending, Spec, parse_i64};
 use crate::resp::reply::Reply;
 
 pub(super) const BITPOS: Spec = Spec {
@@ -37,9 +37,15 @@ fn run(coordinator: &Coordinator, mut args: Args) -> Result<Pending, CommandErro
         1 => true,
         _ => return Err(CommandError::text("ERR The bit argument must be 1 or 0.")),
     };
+    if args.len() > 3 {
+        return Err(CommandError::SYNTAX);
+    }
     let start = if args.is_empty() { 0 } else { args.next_i64()? };
-    let end = if args.is_empty() { None } else { Some(args.next_i64()?) };
-    let query = Query { bit, start, end, unit: Unit::parse(&mut args)? };
+    // As in Redis, a wrong unit is reported before a wrong end.
+    let end = if args.is_empty() { None } else { Some(args.next_bytes()?) };
+    let unit = Unit::parse(&mut args)?;
+    let end = end.map(|text| parse_i64(&text).ok_or(CommandError::NOT_AN_INTEGER)).transpose()?;
+    let query = Query { bit, start, end, unit };
     Ok(read(coordinator, key, move |stored| {
         let position = match &stored {
             // An endless row of zeros.
@@ -127,6 +133,9 @@ mod tests {
             bitpos k 1 0 x => -ERR value is not an integer or out of range
             bitpos k 1 0 1 hello => -ERR syntax error
             bitpos k 1 0 1 bit more => -ERR syntax error
+            bitpos k 1 x 1 bit more => -ERR syntax error
+            bitpos k 1 0 x hello => -ERR syntax error
+            bitpos k 1 x 1 hello => -ERR value is not an integer or out of range
             bitpos k => -ERR wrong number of arguments for 'bitpos' command
             "#,
         );

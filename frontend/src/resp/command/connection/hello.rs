@@ -3,7 +3,9 @@
 use super::ROW;
 use super::auth::WRONG_PASSWORD;
 use super::client::labels::checked_name;
-use crate::resp::command::{Args, CommandError, Flag, Handler, Pending, SessionContext, Spec, parse_i64};
+use crate::resp::command::{
+    Args, CommandError, Flag, Handler, Pending, SessionContext, Spec, parse_i64, quoted,
+};
 use crate::resp::encode::Version;
 use crate::resp::gateway::REDIS_VERSION;
 use crate::resp::reply::Reply;
@@ -34,7 +36,7 @@ fn run(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending, Comm
         } else if args.len() >= 2 && args.take_keyword("SETNAME") {
             name = Some(checked_name(&args.next_bytes()?)?);
         } else {
-            let option = String::from_utf8_lossy(&option).into_owned();
+            let option = quoted(&option);
             return Err(CommandError::text(format!("ERR Syntax error in HELLO option '{option}'")));
         }
     }

@@ -5,7 +5,7 @@ use tercet_common::{Content, Row, UnixMillis};
 use crate::coordinator::{Change, Coordinator};
 use crate::resp::command::access::update_row;
 use crate::resp::command::ttl::{Base, Deadline, Unit};
-use crate::resp::command::{Args, CommandError, Flag, Handler, Keys, Pending, Spec};
+use crate::resp::command::{Args, CommandError, Flag, Handler, Keys, Pending, Spec, quoted};
 use crate::resp::reply::Reply;
 
 pub(super) const EXPIRE: Spec = Spec {
@@ -81,7 +81,7 @@ impl Condition {
             } else if args.take_keyword("LT") {
                 this.lt = true;
             } else {
-                return Err(CommandError::text(format!("ERR Unsupported option {}", option.escape_ascii())));
+                return Err(CommandError::text(format!("ERR Unsupported option {}", quoted(&option))));
             }
         }
         if this.nx && (this.xx || this.gt || this.lt) {
@@ -238,7 +238,7 @@ mod tests {
             expire k => -ERR wrong number of arguments for 'expire' command
             expire k abc => -ERR value is not an integer or out of range
             expire k 10 nonsense => -ERR Unsupported option nonsense
-            expire k abc "a\r\nb" => -ERR Unsupported option a\r\nb
+            expire k abc "a\x00b" => -ERR Unsupported option a
             expire k 10 nx xx => -ERR NX and XX, GT or LT options at the same time are not compatible
             expire k 10 nx gt => -ERR NX and XX, GT or LT options at the same time are not compatible
             expire k 10 gt lt => -ERR GT and LT options at the same time are not compatible

@@ -5,7 +5,9 @@ use bytes::Bytes;
 use super::{HELP, ROW};
 use crate::Config;
 use crate::resp::command::help::help;
-use crate::resp::command::{Args, CommandError, Flag, Handler, Pending, SessionContext, Spec, parse_i64};
+use crate::resp::command::{
+    Args, CommandError, Flag, Handler, Pending, SessionContext, Spec, parse_i64, quoted,
+};
 use crate::resp::gateway::Gateway;
 use crate::resp::glob::glob_match;
 use crate::resp::reply::Reply;
@@ -182,7 +184,7 @@ fn set(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending, Comm
         let (name, value) = (args.next_bytes()?, args.next_bytes()?);
         let known = PARAMETERS.iter().find(|p| name.eq_ignore_ascii_case(p.name.as_bytes()));
         let Some(parameter) = known else {
-            let name = String::from_utf8_lossy(&name).into_owned();
+            let name = quoted(&name);
             return Err(CommandError::text(format!(
                 "ERR Unknown option or number of arguments for CONFIG SET - '{name}'"
             )));

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{HELP, ROW};
 use crate::resp::command::help::help;
 use crate::resp::command::table::Entry;
-use crate::resp::command::{Args, CommandError, Flag, Handler, Pending, SessionContext, Spec};
+use crate::resp::command::{Args, CommandError, Flag, Handler, Pending, SessionContext, Spec, quoted};
 use crate::resp::gateway::{Gateway, unix_seconds};
 use crate::resp::latency::{Sample, Series};
 use crate::resp::reply::Reply;
@@ -174,7 +174,7 @@ const GRAPH_ROWS: i64 = 4;
 fn graph(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending, CommandError> {
     let event = args.next_bytes()?;
     let Some((event, series)) = find(context.gateway, &event) else {
-        let event = String::from_utf8_lossy(&event).into_owned();
+        let event = quoted(&event);
         return Err(CommandError::text(format!("ERR No samples available for event '{event}'")));
     };
     Ok(Pending::Ready(Reply::Verbatim(draw(event, &series, unix_seconds()).into())))

@@ -4,7 +4,7 @@ use super::super::ROW;
 use super::ADMIN;
 use super::list::is_normal_type;
 use crate::resp::clients::Client;
-use crate::resp::command::{Args, CommandError, Handler, Pending, SessionContext, Spec, parse_i64};
+use crate::resp::command::{Args, CommandError, Handler, Pending, SessionContext, Spec, parse_i64, quoted};
 use crate::resp::gateway::USER;
 use crate::resp::reply::Reply;
 
@@ -63,7 +63,7 @@ fn parse(args: &mut Args) -> Result<Filter, CommandError> {
         } else if args.take_keyword("USER") {
             let user = args.next_bytes()?;
             if user != USER.as_bytes() {
-                let user = String::from_utf8_lossy(&user).into_owned();
+                let user = quoted(&user);
                 return Err(CommandError::text(format!("ERR No such user '{user}'")));
             }
         } else if args.take_keyword("SKIPME") {

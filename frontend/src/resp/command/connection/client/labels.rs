@@ -1,7 +1,7 @@
 //! CLIENT SETNAME, GETNAME, SETINFO: what a client says of itself.
 
 use super::super::ROW;
-use crate::resp::command::{Args, CommandError, Handler, Pending, SessionContext, Spec};
+use crate::resp::command::{Args, CommandError, Handler, Pending, SessionContext, Spec, quoted};
 use crate::resp::reply::Reply;
 
 /// The longest name, library name or version. Redis has no limit; what a client may store here has one.
@@ -49,7 +49,7 @@ fn set_info(context: &mut SessionContext<'_>, mut args: Args) -> Result<Pending,
     let (option, value) = (args.next_bytes()?, args.next_bytes()?);
     let is_lib_name = option.eq_ignore_ascii_case(b"lib-name");
     if !is_lib_name && !option.eq_ignore_ascii_case(b"lib-ver") {
-        let option = String::from_utf8_lossy(&option).into_owned();
+        let option = quoted(&option);
         return Err(CommandError::text(format!("ERR Unrecognized option '{option}'")));
     }
     let kind = if is_lib_name { "lib-name" } else { "lib-ver" };

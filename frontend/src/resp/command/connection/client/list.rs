@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::super::ROW;
 use super::ADMIN;
 use crate::resp::clients::Client;
-use crate::resp::command::{Args, CommandError, Handler, Pending, SessionContext, Spec, parse_i64};
+use crate::resp::command::{Args, CommandError, Handler, Pending, SessionContext, Spec, parse_i64, quoted};
 use crate::resp::gateway::{Gateway, USER};
 use crate::resp::reply::Reply;
 
@@ -83,7 +83,7 @@ pub(super) fn is_normal_type(name: &[u8]) -> Result<bool, CommandError> {
     if OTHERS.iter().any(|other| name.eq_ignore_ascii_case(other)) {
         return Ok(false);
     }
-    let name = String::from_utf8_lossy(name).into_owned();
+    let name = quoted(name);
     Err(CommandError::text(format!("ERR Unknown client type '{name}'")))
 }
 
