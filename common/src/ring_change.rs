@@ -14,8 +14,11 @@
 //! **Brakes** (design 6): no worker goes out unless enough others remain; nothing begins while more than one replica of
 //! a partition is suspected, or more than a third of the workers. Then it is more likely that we do not see
 //! well than that all of them died, and copying would only add to their load. **Damping**: a worker that has come
-//! back from the dead waits twice as long each time before it may come in again.
+//! back from the dead waits twice as long each time before it may come in again; so does one that was given up because
+//! it could not be reached, though it beat all the while.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::detector::Verdict;
@@ -29,6 +32,9 @@ pub const JOIN_AFTER_MAX: Duration = Duration::from_secs(600);
 /// A member that this frontend has never heard of counts as dead after this long.
 pub const UNHEARD_AFTER: Duration = Duration::from_secs(30);
 
+/// A newcomer that cannot be called is given up after this long, whatever its heartbeats say: it copies nothing.
+pub const UNREACHABLE_AFTER: Duration = Duration::from_secs(30);
+
 /// What is known of a worker that has registered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sighting {
@@ -38,6 +44,8 @@ pub struct Sighting {
     pub verdict: Verdict,
     /// How long it has been alive without a break.
     pub up_for: Duration,
+    /// How long it could not be called; zero while calls to this start of it get through.
+    pub unreachable_for: Duration,
     /// How often it came back from the dead.
     pub returns: u32,
     pub virtual_nodes: u32,
@@ -50,7 +58,7 @@ pub struct Situation<'a> {
     /// The configuration in force.
     pub config: &'a RingConfig,
     pub workers: &'a [Sighting],
-    /// How long somebody has been listening to heartbeats.
+    /// How long somebody has been listening to heartbeats. Serves as the clock, too.
     pub listening_for: Duration,
     /// Whether a newcomer (an index into the members) has copied a joint partition in its present epoch.
     pub copied: &'a dyn Fn(PartitionId, u16) -> bool,
@@ -110,6 +118,8 @@ pub enum Wait {
         left.as_secs_f64().ceil()
     )]
     Damped { worker: WorkerId, returns: u32, left: Duration },
+    #[error("{worker} beats, but calls to it do not get through")]
+    Unreachable { worker: WorkerId },
     #[error("the wanted ring cannot be built: {0}")]
     Ring(String),
 }
@@ -123,30 +133,117 @@ enum State {
     Dead,
 }
 
-/// The next step.
+/// Plans again and again, and keeps what one look has to know of those before. A fresh one only forgets who was given up.
+#[derive(Debug, Default)]
+pub struct Planner {
+    /// Newcomers that could not be reached. No more than there are workers.
+    given_up: BTreeMap<WorkerId, GivenUp>,
+    /// The last wanted ring: building one takes a hash per virtual node.
+    ring: Option<Placement>,
+}
+
+#[derive(Debug)]
+struct GivenUp {
+    times: u32,
+    /// By [`Situation::listening_for`].
+    at: Duration,
+    /// The configuration in which it was a newcomer.
+    epoch: Epoch,
+}
+
+#[derive(Debug)]
+struct Placement {
+    replicas: usize,
+    ring: Arc<Ring>,
+}
+
+/// The next step, by one who has never looked before.
 pub fn plan(situation: &Situation<'_>) -> Decision {
-    let config = situation.config;
-    let states: Vec<State> = config.members.iter().map(|m| state(situation, m)).collect();
-    if !config.is_stable() {
-        return go_on(situation, &states);
+    Planner::default().plan(situation)
+}
+
+impl Planner {
+    /// The next step.
+    pub fn plan(&mut self, situation: &Situation<'_>) -> Decision {
+        let config = situation.config;
+        self.given_up.retain(|id, _| situation.workers.iter().any(|w| w.id == *id));
+        let states: Vec<State> = config.members.iter().map(|m| state(situation, m)).collect();
+        if !config.is_stable() {
+            return go_on(situation, &states, |newcomer| self.give_up(situation, newcomer));
+        }
+        let candidates = self.candidates(situation);
+        let (wanted, what) = wanted_members(config, &candidates, &states);
+        match self.begin(situation, &states, wanted, what) {
+            Ok(None) => held_back(config, &candidates).map_or(Decision::Rest, Decision::Wait),
+            Ok(Some(change)) => match brakes(config, &states, &change.what) {
+                Some(wait) => Decision::Wait(wait),
+                None => Decision::Change(Box::new(change)),
+            },
+            Err(wait) => Decision::Wait(wait),
+        }
     }
-    let (wanted, what) = wanted_members(situation, &states);
-    match begin(config, &states, wanted, what) {
-        Ok(None) => damped(situation).map_or(Decision::Rest, Decision::Wait),
-        Ok(Some(change)) => match brakes(config, &states, &change.what) {
-            Some(wait) => Decision::Wait(wait),
-            None => Decision::Change(Box::new(change)),
-        },
-        Err(wait) => Decision::Wait(wait),
+
+    /// A newcomer could not be reached in this configuration.
+    fn give_up(&mut self, situation: &Situation<'_>, newcomer: &Member) {
+        let (epoch, at) = (situation.config.epoch, situation.listening_for);
+        let fresh = || GivenUp { times: 0, at, epoch: Epoch(0) };
+        let given_up = self.given_up.entry(newcomer.id.clone()).or_insert_with(fresh);
+        if given_up.epoch != epoch {
+            *given_up = GivenUp { times: given_up.times.saturating_add(1), at, epoch };
+        }
+    }
+
+    /// Who is alive.
+    fn candidates<'a>(&self, situation: &Situation<'a>) -> Vec<Candidate<'a>> {
+        let alive = situation.workers.iter().filter(|seen| seen.verdict == Verdict::Alive);
+        let candidate = |seen: &'a Sighting| {
+            let given_up = self.given_up.get(&seen.id);
+            let since = given_up.map_or(Duration::MAX, |g| situation.listening_for.saturating_sub(g.at));
+            let times = given_up.map_or(0, |g| g.times);
+            let left = wait_left(seen.returns, seen.up_for).max(wait_left(times, since));
+            Candidate { seen, returns: seen.returns.saturating_add(times), left }
+        };
+        alive.map(candidate).collect()
+    }
+
+    fn ring(&mut self, members: Vec<Member>, replicas: usize) -> Result<Arc<Ring>, Wait> {
+        let last = self.ring.take().filter(|p| p.replicas == replicas && p.ring.members() == members);
+        let ring = match last {
+            Some(last) => last.ring,
+            None => Arc::new(Ring::build(&members, replicas).map_err(|e| Wait::Ring(e.to_string()))?),
+        };
+        self.ring = Some(Placement { replicas, ring: ring.clone() });
+        Ok(ring)
     }
 }
 
-/// Marks a member as leaving, or as staying; `None` where it is no member or so marked already.
+/// A worker that is alive, and may get partitions as soon as it has waited and can be reached.
+struct Candidate<'a> {
+    seen: &'a Sighting,
+    /// How often it came back, from the dead or from where it could not be reached.
+    returns: u32,
+    /// How much longer it has to wait.
+    left: Duration,
+}
+
+impl Candidate<'_> {
+    fn is_ready(&self) -> bool {
+        self.left.is_zero() && self.seen.unreachable_for.is_zero()
+    }
+}
+
+/// Marks a member as leaving, or as staying; `None` where it is no member or so marked already. An order is for the id:
+/// while a worker is being replaced by itself over other data, it holds for both of them.
 pub fn mark(config: &RingConfig, worker: &WorkerId, leaving: bool) -> Option<Change> {
-    let ix = config.index_of(worker).filter(|ix| config.members[*ix].leaving != leaving)?;
+    let differs = |member: &Member| member.id == *worker && member.leaving != leaving;
+    if !config.members.iter().any(differs) {
+        return None;
+    }
     let mut next = config.clone();
     next.epoch = after(config.epoch);
-    next.members[ix].leaving = leaving;
+    for member in next.members.iter_mut().filter(|member| member.id == *worker) {
+        member.leaving = leaving;
+    }
     Some(Change { next, what: What::Mark(worker.clone()), partitions: 0 })
 }
 
@@ -169,12 +266,20 @@ fn state(situation: &Situation<'_>, member: &Member) -> State {
 }
 
 /// The members to place partitions on, and why.
-fn wanted_members(situation: &Situation<'_>, states: &[State]) -> (Vec<Member>, What) {
-    let config = situation.config;
+fn wanted_members(
+    config: &RingConfig,
+    candidates: &[Candidate<'_>],
+    states: &[State],
+) -> (Vec<Member>, What) {
     let holds = holders(config);
-    // A member that has handed over stays one, and gets nothing, until it is stopped or told to stay.
-    let current: Vec<usize> =
-        (0..states.len()).filter(|ix| holds[*ix] || !config.members[*ix].leaving).collect();
+    // A member that has handed over stays one, and gets nothing, until it is stopped or told to stay. One that lost its
+    // partitions and is back has to wait like any other.
+    let is_ready = |m: &Member| candidates.iter().any(|c| c.is_ready() && m.is(&c.seen.id, &c.seen.uuid));
+    let may_hold = |ix: &usize| {
+        let member = &config.members[*ix];
+        holds[*ix] || (!member.leaving && is_ready(member))
+    };
+    let current: Vec<usize> = (0..states.len()).filter(may_hold).collect();
     let enough = |n: usize| n >= config.replicas.min(current.len());
     // Nothing is ever placed on a dead member, though it may be another's death that is dealt with.
     let placed = |out: Option<usize>| -> Vec<Member> {
@@ -188,7 +293,8 @@ fn wanted_members(situation: &Situation<'_>, states: &[State]) -> (Vec<Member>, 
         zone: s.zone.clone(),
         leaving: false,
     };
-    let mut waiting = situation.workers.iter().filter(|s| waits(config, s) && wait_left(s).is_zero());
+    let ready = candidates.iter().filter(|c| c.is_ready()).map(|c| c.seen);
+    let mut waiting = ready.filter(|s| config.index_of_identity(&s.id, &s.uuid).is_none());
     let mut dead: Vec<usize> = (0..states.len()).filter(|ix| states[*ix] == State::Dead).collect();
     dead.sort_by_key(|ix| !holds[*ix]);
     if let Some(dead) = dead.first() {
@@ -225,28 +331,28 @@ fn holders(config: &RingConfig) -> Vec<bool> {
     holds
 }
 
-/// Whether a worker is well and no member.
-fn waits(config: &RingConfig, seen: &Sighting) -> bool {
-    seen.verdict == Verdict::Alive && !is_member(config, seen)
-}
-
-fn is_member(config: &RingConfig, seen: &Sighting) -> bool {
-    config.index_of_identity(&seen.id, &seen.uuid).is_some()
-}
-
-/// How much longer a worker has to be alive before it may come in.
-fn wait_left(seen: &Sighting) -> Duration {
-    let Some(doublings) = seen.returns.checked_sub(1) else { return Duration::ZERO };
+/// How much longer a worker that was lost so many times has to wait, which has been back for `up_for`.
+fn wait_left(times: u32, up_for: Duration) -> Duration {
+    let Some(doublings) = times.checked_sub(1) else { return Duration::ZERO };
     let wait = JOIN_AFTER.saturating_mul(1 << doublings.min(16)).min(JOIN_AFTER_MAX);
-    wait.saturating_sub(seen.up_for)
+    wait.saturating_sub(up_for)
 }
 
-fn damped(situation: &Situation<'_>) -> Option<Wait> {
-    let waiting = situation.workers.iter().filter(|s| waits(situation.config, s));
-    let next = waiting.min_by_key(|s| wait_left(s))?;
-    let left = wait_left(next);
-    let (worker, returns) = (next.id.clone(), next.returns);
-    (!left.is_zero()).then_some(Wait::Damped { worker, returns, left })
+/// Why a worker that could come in does not.
+fn held_back(config: &RingConfig, candidates: &[Candidate<'_>]) -> Option<Wait> {
+    let holds = holders(config);
+    let could_come = |c: &&Candidate<'_>| {
+        let index = config.index_of_identity(&c.seen.id, &c.seen.uuid);
+        index.is_none_or(|ix| !holds[ix] && !config.members[ix].leaving)
+    };
+    let waiting = candidates.iter().filter(could_come).filter(|c| !c.is_ready());
+    let next = waiting.min_by_key(|c| (!c.seen.unreachable_for.is_zero(), c.left))?;
+    let worker = next.seen.id.clone();
+    Some(if next.seen.unreachable_for.is_zero() {
+        Wait::Damped { worker, returns: next.returns, left: next.left }
+    } else {
+        Wait::Unreachable { worker }
+    })
 }
 
 fn brakes(config: &RingConfig, states: &[State], what: &What) -> Option<Wait> {
@@ -270,52 +376,72 @@ fn brakes(config: &RingConfig, states: &[State], what: &What) -> Option<Wait> {
     (optional && suspected > 0).then_some(Wait::TooManySuspected { suspected, members })
 }
 
-/// The configuration in which all partitions that are not where they belong begin to move there, and members that are
-/// dead and hold nothing are gone. `None`: there is nothing to do.
-fn begin(
-    config: &RingConfig,
-    states: &[State],
-    wanted: Vec<Member>,
-    what: What,
-) -> Result<Option<Change>, Wait> {
-    if let What::Out(worker) | What::Drain(worker) | What::Replace(worker) = &what {
-        let (left, replicas) = (wanted.len(), config.replicas.min(config.members.len()));
-        if left < replicas {
-            return Err(Wait::NoSpare { worker: worker.clone(), left, replicas: config.replicas });
+impl Planner {
+    /// The configuration in which all partitions that are not where they belong begin to move there, and members that are
+    /// dead and hold nothing are gone. `None`: there is nothing to do. A partition that would come to a member that cannot
+    /// be reached stays where it is for now.
+    fn begin(
+        &mut self,
+        situation: &Situation<'_>,
+        states: &[State],
+        wanted: Vec<Member>,
+        what: What,
+    ) -> Result<Option<Change>, Wait> {
+        let config = situation.config;
+        if let What::Out(worker) | What::Drain(worker) | What::Replace(worker) = &what {
+            let (left, replicas) = (wanted.len(), config.replicas.min(config.members.len()));
+            if left < replicas {
+                return Err(Wait::NoSpare { worker: worker.clone(), left, replicas: config.replicas });
+            }
         }
-    }
-    let ring = Ring::build(&wanted, config.replicas).map_err(|e| Wait::Ring(e.to_string()))?;
-    let mut next = config.clone();
-    next.epoch = after(config.epoch);
-    next.members
-        .extend(wanted.iter().filter(|w| config.index_of_identity(&w.id, &w.uuid).is_none()).cloned());
-    let mut states = states.to_vec();
-    states.resize(next.members.len(), State::Alive);
-    let place = |ix: &usize| {
-        let member = &wanted[*ix];
-        next.members.iter().position(|m| m.id == member.id && m.uuid == member.uuid).unwrap_or(*ix) as u16
-    };
-    let targets: Vec<Replicas> =
-        PartitionId::all().map(|id| ring.preference_list(id).iter().map(place).collect()).collect();
-    let mut partitions = 0;
-    for (row, target) in next.partitions.iter_mut().zip(targets) {
-        if row.replicas == target {
-            continue;
+        let ring = self.ring(wanted, config.replicas)?;
+        let wanted = ring.members();
+        let mut next = config.clone();
+        next.epoch = after(config.epoch);
+        next.members
+            .extend(wanted.iter().filter(|w| config.index_of_identity(&w.id, &w.uuid).is_none()).cloned());
+        let mut states = states.to_vec();
+        states.resize(next.members.len(), State::Alive);
+        let place = |ix: &usize| {
+            let member = &wanted[*ix];
+            next.members.iter().position(|m| m.id == member.id && m.uuid == member.uuid).unwrap_or(*ix) as u16
+        };
+        let targets: Vec<Replicas> =
+            PartitionId::all().map(|id| ring.preference_list(id).iter().map(place).collect()).collect();
+        let reached: Vec<bool> =
+            next.members.iter().map(|m| unreachable_for(situation, m).is_zero()).collect();
+        let (mut partitions, mut out_of_reach) = (0, None);
+        for (row, target) in next.partitions.iter_mut().zip(targets) {
+            if row.replicas == target {
+                continue;
+            }
+            let comes_new = |member: &&u16| !row.replicas.contains(member) && !reached[usize::from(**member)];
+            if let Some(member) = target.iter().find(comes_new) {
+                out_of_reach = Some(*member);
+                continue;
+            }
+            partitions += 1;
+            if same_set(&row.replicas, &target) {
+                // Only their order: no quorum changes with it, and no epoch.
+                row.replicas = target;
+            } else {
+                *row = Assignment { epoch: next.epoch, replicas: row.replicas.clone(), next: Some(target) };
+            }
         }
-        partitions += 1;
-        if same_set(&row.replicas, &target) {
-            // Only their order: no quorum changes with it, and no epoch.
-            row.replicas = target;
-        } else {
-            *row = Assignment { epoch: next.epoch, replicas: row.replicas.clone(), next: Some(target) };
+        let out_of_reach = out_of_reach.map(|member| next.members[usize::from(member)].id.clone());
+        drop_idle_members(&mut next, &states);
+        if partitions == 0 && next.members.len() == config.members.len() {
+            return out_of_reach.map_or(Ok(None), |worker| Err(Wait::Unreachable { worker }));
         }
+        sort_members(&mut next);
+        Ok(Some(Change { next, what, partitions }))
     }
-    drop_idle_members(&mut next, &states);
-    if partitions == 0 && next.members.len() == config.members.len() {
-        return Ok(None);
-    }
-    sort_members(&mut next);
-    Ok(Some(Change { next, what, partitions }))
+}
+
+/// How long a member could not be called. One of whom nothing is seen is dead or suspected anyway.
+fn unreachable_for(situation: &Situation<'_>, member: &Member) -> Duration {
+    let seen = situation.workers.iter().find(|seen| member.is(&seen.id, &seen.uuid));
+    seen.map_or(Duration::ZERO, |seen| seen.unreachable_for)
 }
 
 /// What becomes of a joint partition.
@@ -331,12 +457,21 @@ enum Fate {
 /// In an exchange, where one member gets its vote and another loses it, all partitions go together. Half-way, both would
 /// vote, of which the one that goes is dead as a rule: in a ring of three the next failure would leave two of
 /// four, who cannot decide anything any longer.
-fn go_on(situation: &Situation<'_>, states: &[State]) -> Decision {
+fn go_on(situation: &Situation<'_>, states: &[State], mut give_up: impl FnMut(&Member)) -> Decision {
     let config = situation.config;
-    let dead = |newcomers: &Replicas| newcomers.iter().any(|m| states[usize::from(*m)] == State::Dead);
+    let mut states = states.to_vec();
+    let newcomers: Vec<Replicas> = config.partitions.iter().map(Assignment::newcomers).collect();
+    for newcomer in newcomers.iter().flatten().copied().collect::<BTreeSet<u16>>() {
+        let (member, state) = (&config.members[usize::from(newcomer)], &mut states[usize::from(newcomer)]);
+        if *state != State::Dead && unreachable_for(situation, member) >= UNREACHABLE_AFTER {
+            give_up(member);
+            *state = State::Dead;
+        }
+    }
+    let dead = |newcomer: &u16| states[usize::from(*newcomer)] == State::Dead;
     let fate = |partition: PartitionId| {
-        let newcomers = config.assignment(partition).newcomers();
-        if dead(&newcomers) {
+        let newcomers = &newcomers[partition.index()];
+        if newcomers.iter().any(dead) {
             Fate::Abort
         } else if newcomers.iter().all(|m| (situation.copied)(partition, *m)) {
             Fate::Complete
@@ -363,7 +498,7 @@ fn go_on(situation: &Situation<'_>, states: &[State]) -> Decision {
         row.replicas = wanted.unwrap_or_else(|| row.replicas.clone());
     }
     if copying == 0 {
-        drop_idle_members(&mut next, states);
+        drop_idle_members(&mut next, &states);
     }
     let what = if aborted > 0 { What::Abort } else { What::Complete };
     Decision::Change(Box::new(Change { next, what, partitions: completed + aborted }))
@@ -424,7 +559,7 @@ fn same_set(a: &Replicas, b: &Replicas) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::cell::RefCell;
 
     use proptest::prelude::*;
 
@@ -441,6 +576,7 @@ mod tests {
             uuid: format!("{name}-data"),
             verdict: Verdict::Alive,
             up_for: Duration::ZERO,
+            unreachable_for: Duration::ZERO,
             returns: 0,
             virtual_nodes: 32,
             zone: String::new(),
@@ -452,6 +588,8 @@ mod tests {
         config: RingConfig,
         workers: Vec<Sighting>,
         copied: BTreeSet<(PartitionId, String)>,
+        planner: RefCell<Planner>,
+        now: Duration,
     }
 
     impl Rig {
@@ -472,6 +610,8 @@ mod tests {
                     .map(|(zone, name)| Sighting { zone: (*zone).to_owned(), ..alive(name) })
                     .collect(),
                 copied: BTreeSet::new(),
+                planner: RefCell::default(),
+                now: Duration::from_secs(10),
             }
         }
 
@@ -480,10 +620,10 @@ mod tests {
         }
 
         fn plan(&self) -> Decision {
-            plan(&Situation {
+            self.planner.borrow_mut().plan(&Situation {
                 config: &self.config,
                 workers: &self.workers,
-                listening_for: Duration::from_secs(10),
+                listening_for: self.now,
                 copied: &|partition, member| {
                     let uuid = self.config.members[usize::from(member)].uuid.clone();
                     self.copied.contains(&(partition, uuid))
@@ -576,6 +716,81 @@ mod tests {
         let sets =
             |config: &RingConfig| config.partitions.iter().map(|r| r.replicas.clone()).collect::<Vec<_>>();
         assert_eq!(sets(&rig.config), sets(&fresh.config), "all is where it was");
+    }
+
+    #[test]
+    fn a_worker_that_is_back_before_it_is_out_waits_like_any_other() {
+        let mut rig = Rig::of(&["w1", "w2", "w3", "w4"]);
+        rig.worker("w4").verdict = Verdict::Dead;
+        let Decision::Change(change) = rig.plan() else { panic!() };
+        rig.take(*change, &mut Vec::new());
+        let back = rig.worker("w4");
+        (back.verdict, back.returns) = (Verdict::Alive, 2);
+        rig.copy_all();
+        assert_eq!(rig.run(), [What::Complete]);
+        assert_eq!(rig.members(), "w1, w2, w3, w4");
+        assert_eq!(rig.waits(), Wait::Damped { worker: id("w4"), returns: 2, left: JOIN_AFTER * 2 });
+        rig.worker("w4").up_for = JOIN_AFTER * 2;
+        assert_eq!(rig.run(), [What::In(id("w4")), What::Complete]);
+    }
+
+    #[test]
+    fn a_spare_that_cannot_be_reached_does_not_come_in() {
+        let mut rig = Rig::of(&["w1", "w2", "w3"]);
+        rig.worker("w2").verdict = Verdict::Dead;
+        rig.workers.push(Sighting { unreachable_for: Duration::from_secs(1), ..alive("w9") });
+        assert!(matches!(rig.waits(), Wait::NoSpare { .. }));
+        rig.worker("w2").verdict = Verdict::Alive;
+        assert_eq!(rig.waits(), Wait::Unreachable { worker: id("w9") });
+        rig.worker("w9").unreachable_for = Duration::ZERO;
+        assert_eq!(rig.run(), [What::In(id("w9")), What::Complete]);
+    }
+
+    #[test]
+    fn a_newcomer_that_cannot_be_reached_is_given_up_and_waits_longer_each_time() {
+        let mut rig = Rig::of(&["w1", "w2", "w3"]);
+        rig.worker("w2").verdict = Verdict::Dead;
+        rig.workers.push(alive("w9"));
+        for wait in [JOIN_AFTER, JOIN_AFTER * 2] {
+            let Decision::Change(change) = rig.plan() else { panic!() };
+            rig.take(*change, &mut Vec::new());
+            rig.worker("w9").unreachable_for = UNREACHABLE_AFTER - Duration::from_millis(1);
+            assert!(matches!(rig.waits(), Wait::Copying { .. }));
+            rig.worker("w9").unreachable_for = UNREACHABLE_AFTER;
+            assert!(matches!(rig.plan(), Decision::Change(c) if c.what == What::Abort));
+            assert_eq!(rig.run(), [What::Abort], "looking twice gives it up once");
+            assert_eq!(rig.members(), "w1, w2, w3");
+            rig.worker("w9").unreachable_for = Duration::ZERO;
+            assert!(matches!(rig.waits(), Wait::NoSpare { .. }));
+            rig.now += wait;
+        }
+        assert_eq!(rig.run(), [What::Replace(id("w2")), What::Complete]);
+    }
+
+    #[test]
+    fn a_partition_does_not_come_to_a_member_that_cannot_be_reached() {
+        let mut rig = Rig::of(&["w1", "w2", "w3", "w4"]);
+        rig.worker("w4").verdict = Verdict::Dead;
+        rig.worker("w1").unreachable_for = UNREACHABLE_AFTER;
+        let steps = rig.run();
+        assert_eq!(steps, [What::Out(id("w4")), What::Complete], "what others take over goes on");
+        assert_eq!(rig.waits(), Wait::Unreachable { worker: id("w1") });
+        rig.worker("w1").unreachable_for = Duration::ZERO;
+        assert_eq!(rig.run(), steps);
+        assert_eq!(rig.members(), "w1, w2, w3");
+    }
+
+    #[test]
+    fn the_wanted_ring_is_built_once_for_the_same_members() {
+        let mut rig = Rig::of(&["w1", "w2", "w3", "w4"]);
+        let ring = |rig: &Rig| rig.planner.borrow().ring.as_ref().unwrap().ring.clone();
+        rig.plan();
+        let first = ring(&rig);
+        rig.plan();
+        assert!(Arc::ptr_eq(&first, &ring(&rig)));
+        rig.worker("w4").verdict = Verdict::Dead;
+        rig.plan();
+        assert_eq!(ring(&rig).members().len(), 3);
     }
 
     #[test]
@@ -701,6 +916,21 @@ mod tests {
         rig.worker("w3").verdict = Verdict::Dead;
         assert_eq!(rig.run(), [What::Out(id("w3"))]);
         assert_eq!(rig.members(), "w1, w2, w4");
+    }
+
+    #[test]
+    fn an_order_to_leave_reaches_the_worker_that_is_there_and_not_only_its_predecessor() {
+        let mut rig = Rig::of(&["w1", "w2", "w3"]);
+        rig.worker("w2").uuid = "x-new".to_owned();
+        let Decision::Change(change) = rig.plan() else { panic!() };
+        rig.take(*change, &mut Vec::new());
+        assert_eq!(rig.members(), "w1, w2, w2, w3");
+        rig.config = mark(&rig.config, &id("w2"), true).unwrap().next;
+        assert!(mark(&rig.config, &id("w2"), true).is_none());
+        rig.copy_all();
+        assert_eq!(rig.run(), [What::Complete]);
+        let w2 = rig.config.members.iter().find(|m| m.id == id("w2")).unwrap();
+        assert_eq!((w2.uuid.as_str(), w2.leaving), ("x-new", true));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use crate::backoff::{Backoff, BackoffPolicy};
 use crate::quorum::majority;
-use crate::ring_register::{Ask, RegisterState, number};
+use crate::ring_register::{Ask, RegisterState, Vote, number};
 use crate::{Epoch, Incarnation, RingConfig, Term, WorkerId};
 
 /// A worker over certain data: who answers.
@@ -69,6 +69,14 @@ impl Electorate {
     }
 }
 
+/// What this frontend wants to come next.
+#[derive(Debug)]
+struct Proposal {
+    config: Arc<RingConfig>,
+    /// A worker may have been asked to vote for it: whether it is decided is no longer up to this frontend.
+    offered: bool,
+}
+
 /// A term, and what it is used for.
 #[derive(Debug)]
 struct Attempt {
@@ -108,7 +116,7 @@ pub struct Proposer {
     /// The newest that is known to be decided.
     decided: Option<Electorate>,
     in_force: Option<Arc<RingConfig>>,
-    proposal: Option<Arc<RingConfig>>,
+    proposal: Option<Proposal>,
     attempt: Option<Attempt>,
     /// The highest `n` of a term that was seen or used.
     highest: u64,
@@ -182,9 +190,19 @@ impl Proposer {
         if next.epoch.0 != current.0 + 1 {
             return Err(StaleProposal { current, proposed: next.epoch });
         }
-        self.proposal = Some(next);
+        self.proposal = Some(Proposal { config: next, offered: false });
         self.tick(now);
         Ok(())
+    }
+
+    /// Nobody waits for `config` any longer: it is not to be decided, if that can still be helped. Once a worker may have
+    /// been asked to vote for it, it stays proposed. Otherwise it would be decided whenever enough voters are back,
+    /// perhaps minutes later, in another world than it was made for.
+    pub fn withdraw(&mut self, config: &Arc<RingConfig>) {
+        let withdrawn = self.proposal.take_if(|p| p.config == *config && !p.offered);
+        if withdrawn.is_some() && self.decided.is_some() && !self.has_business() {
+            self.attempt = None;
+        }
     }
 
     /// The configuration that the cluster works with: decided, and known to a majority of its voters.
@@ -297,7 +315,7 @@ impl Proposer {
         let number = decided.config.epoch;
         self.decided = Some(decided);
         self.attempt = None;
-        self.proposal.take_if(|proposal| proposal.epoch <= number);
+        self.proposal.take_if(|proposal| proposal.config.epoch <= number);
         self.backoff.reset();
     }
 
@@ -324,7 +342,7 @@ impl Proposer {
     /// Something is proposed, or has been begun by someone.
     fn has_business(&self) -> bool {
         let next = self.next();
-        let proposed = self.proposal.as_ref().is_some_and(|proposal| proposal.epoch == next);
+        let proposed = self.proposal.as_ref().is_some_and(|proposal| proposal.config.epoch == next);
         match &self.decided {
             Some(base) => proposed || self.answers(base).any(|(_, state)| state.vote_for(next).is_some()),
             None => self.begun_first().is_some(),
@@ -412,19 +430,28 @@ impl Proposer {
         }
         let next = self.next();
         let promises = self.answers(&electors).map(|(_, state)| state).filter(|state| promised(state));
-        let votes = promises.filter_map(|state| state.vote_for(next));
-        let binding = votes.max_by_key(|vote| vote.term).map(|vote| vote.config.clone());
+        let newest = |votes: &mut dyn Iterator<Item = &Vote>| {
+            votes.max_by_key(|vote| vote.term).map(|vote| vote.config.clone())
+        };
+        let binding = newest(&mut promises.filter_map(|state| state.vote_for(next)));
+        // Of one who has not promised: it does not bind, but is as good as any, and asks for an end.
+        let begun = newest(&mut self.answers(&electors).filter_map(|(_, state)| state.vote_for(next)));
         let is_first = self.decided.is_none();
+        let proposal = self.proposal.as_ref().filter(|p| p.config.epoch == next);
         if let Some(first) = binding.as_ref().filter(|binding| is_first && **binding != electors.config) {
             // Its voters are others: it takes their promises to know which one binds.
             return self.start(Electorate::of(first.clone()));
         }
-        let free = || {
-            if is_first { Some(electors.config) } else { self.proposal.clone().filter(|p| p.epoch == next) }
-        };
+        let free =
+            || if is_first { Some(electors.config) } else { proposal.map(|p| p.config.clone()).or(begun) };
         let accept = binding.or_else(free);
         match (accept, &mut self.attempt) {
-            (Some(config), Some(attempt)) => attempt.accept = Some(Electorate::of(config)),
+            (Some(config), Some(attempt)) => {
+                if let Some(proposal) = self.proposal.as_mut().filter(|p| p.config == config) {
+                    proposal.offered = true;
+                }
+                attempt.accept = Some(Electorate::of(config));
+            }
             // What was to be completed is not there any longer, and nothing is proposed.
             _ => self.attempt = None,
         }

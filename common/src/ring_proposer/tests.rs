@@ -266,6 +266,58 @@ fn what_a_minority_has_voted_for_is_completed() {
 }
 
 #[test]
+fn a_vote_of_one_who_is_silent_since_is_completed_and_does_not_cost_terms_for_ever() {
+    let mut first = Cluster::new(&[1, 2, 3], &[1, 2, 3]);
+    first.settle();
+    let vote = Ask {
+        term: Term { n: 7, incarnation: Incarnation(1) },
+        known: None,
+        accept: Some(config(2, &[1, 2, 3])),
+    };
+    let w3 = first.leave(3).step(&vote).unwrap();
+    let mut second = Cluster::without_workers(2, &[1, 2, 3]);
+    second.proposer.met(voter(3));
+    second.proposer.trust(&voter(3), true, NOW);
+    second.proposer.answered(&voter(3), w3, NOW);
+    for n in [1, 2] {
+        second.join(n, first.leave(n));
+    }
+    assert!(second.settle() < 10);
+    assert_eq!(second.in_force(), force(2, "w1, w2, w3"));
+}
+
+#[test]
+fn what_is_withdrawn_before_anyone_could_vote_is_not_decided_later() {
+    let mut cluster = Cluster::new(&[1, 2, 3], &[1, 2, 3, 4]);
+    cluster.settle();
+    let away = [2, 3].map(|n| (n, cluster.leave(n)));
+    let next = config(2, &[1, 2, 4]);
+    cluster.propose(next.clone()).unwrap();
+    cluster.settle();
+    cluster.proposer.withdraw(&next);
+    assert!(cluster.proposer.is_idle());
+    away.into_iter().for_each(|(n, state)| cluster.join(n, state));
+    cluster.work();
+    assert_eq!(cluster.in_force(), force(1, "w1, w2, w3"));
+    cluster.propose(config(2, &[1, 3, 4])).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.in_force(), force(2, "w1, w3, w4"));
+}
+
+#[test]
+fn what_a_worker_was_asked_to_vote_for_is_not_withdrawn() {
+    let mut cluster = Cluster::new(&[1], &[1]);
+    cluster.settle();
+    let next = config(2, &[1, 2]);
+    cluster.propose(next.clone()).unwrap();
+    cluster.settle();
+    cluster.proposer.withdraw(&next);
+    cluster.join(2, RegisterState::default());
+    cluster.settle();
+    assert_eq!(cluster.in_force(), force(2, "w1, w2"));
+}
+
+#[test]
 fn a_completed_vote_makes_the_own_proposal_stale() {
     let mut cluster = Cluster::new(&[1, 2, 3], &[1, 2, 3, 4]);
     cluster.settle();
@@ -344,6 +396,9 @@ enum Event {
         frontend: usize,
         change: usize,
     },
+    Withdraw {
+        frontend: usize,
+    },
     /// A frontend dies, and another one comes that knows nothing.
     Crash {
         frontend: usize,
@@ -370,6 +425,7 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (any::<usize>(), prop::bool::weighted(0.1))
             .prop_map(|(which, again)| Event::Deliver { which, again }),
         6 => (frontend.clone(), 0..WORKERS).prop_map(|(frontend, change)| Event::Propose { frontend, change }),
+        1 => frontend.clone().prop_map(|frontend| Event::Withdraw { frontend }),
         1 => frontend.clone().prop_map(|frontend| Event::Crash { frontend }),
         1 => (frontend, worker).prop_map(|(frontend, worker)| Event::Cut { frontend, worker }),
         2 => Just(Event::Wait),
@@ -451,6 +507,12 @@ impl World {
                 let next = config(base.epoch.0 + 1, &members);
                 // Stale where something newer is known already.
                 let _ = frontend.propose(next, self.now);
+            }
+            Event::Withdraw { frontend } => {
+                let frontend = &mut self.frontends[frontend];
+                if let Some(config) = frontend.proposal.as_ref().map(|proposal| proposal.config.clone()) {
+                    frontend.withdraw(&config);
+                }
             }
             Event::Crash { frontend } => self.frontends[frontend] = self.fresh_frontend(),
             Event::Cut { frontend, worker } => {

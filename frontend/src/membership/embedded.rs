@@ -101,6 +101,18 @@ struct State {
     known: HashMap<WorkerId, Known>,
 }
 
+/// Withdraws a proposal when nobody waits for it any longer, if no worker can have voted for it.
+struct Withdrawal<'a> {
+    proposer: &'a Mutex<Proposer>,
+    config: &'a Arc<RingConfig>,
+}
+
+impl Drop for Withdrawal<'_> {
+    fn drop(&mut self) {
+        self.proposer.lock().withdraw(self.config);
+    }
+}
+
 impl Embedded {
     pub(super) fn new(shared: Arc<Shared>, bootstrap: RingConfig, retry: BackoffPolicy) -> Self {
         let proposer = Proposer::new(shared.incarnation, Some(bootstrap.clone()), shared.timing.form_grace);
@@ -110,6 +122,11 @@ impl Embedded {
 
     pub(super) fn formation(&self) -> watch::Receiver<Formation> {
         self.formation.subscribe()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.proposer.lock().is_idle()
     }
 
     async fn swap(&self, expected: Epoch, next: RingConfig) -> Result<(), MembershipError> {
@@ -123,6 +140,7 @@ impl Embedded {
         let mut ring = self.shared.ring.subscribe();
         let proposed = self.proposer.lock().propose(next.clone(), self.shared.now());
         proposed.map_err(|stale| MembershipError::Stale { expected, current: stale.current })?;
+        let _withdrawal = Withdrawal { proposer: &self.proposer, config: &next };
         self.proposed.notify_one();
         let is_later =
             |ring: &Option<Arc<RingConfig>>| ring.as_ref().is_some_and(|ring| ring.epoch > expected);

@@ -69,8 +69,8 @@ pub trait Membership: Send + Sync + 'static {
     fn load(&self) -> BoxFuture<'_, Result<Option<Arc<RingConfig>>, MembershipError>>;
 
     /// Decides `next` if number `expected` is in force, and returns once it is in force itself. Waits for as long as it
-    /// takes. When the future is dropped, or ends in an error other than [`MembershipError::Stale`], `next` may be
-    /// decided later.
+    /// takes. When the future is dropped, or ends in an error other than [`MembershipError::Stale`], `next` is withdrawn;
+    /// only where a worker may have been asked to vote for it, it may be decided later.
     fn compare_and_swap(
         &self,
         expected: Epoch,

@@ -4,6 +4,7 @@ mod real;
 
 use std::net::SocketAddr;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tercet_common::WorkerId;
 use tercet_common::ring_register::{Ask, RegisterState};
@@ -428,6 +429,18 @@ async fn compare_and_swap_takes_the_next_number_and_refuses_what_is_not_so() {
     assert_eq!(membership.load().await.unwrap(), Some(ring(2, &["w1", "w2"])));
     stands(&frontend, "w2", Standing::Member).await;
     assert_eq!((w1.knows(), w2.knows()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_configuration_that_nobody_waits_for_is_withdrawn() {
+    let frontend = frontend(&["w1"]).await;
+    let w1 = Worker::start("w1").await;
+    let _beating = w1.register(&frontend).await;
+    formed(&frontend).await;
+    let next = RingConfig::clone(&ring(2, &["w1", "w2"]));
+    // Proposes, and gives up before anyone was asked.
+    assert_eq!(frontend.membership().compare_and_swap(Epoch(1), next).now_or_never(), None);
+    assert!(frontend.embedded.is_idle());
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The worker's part in deciding ring configurations: it keeps the register, and says whose data it holds.
 
+use std::sync::Arc;
+
 use prost::Message;
 use tercet_common::RingConfig;
 use tercet_common::ring_register::{Ask, RegisterState};
@@ -42,7 +44,7 @@ pub(super) fn register_from_store(kept: &RingRegister) -> Result<RegisterState, 
     }
     // From before configurations could change: the only one there was.
     let first = v1::RingConfiguration::decode(bytes.as_slice()).map_err(malformed)?;
-    Ok(RegisterState { decided: Some(std::sync::Arc::new(first.try_into()?)), ..state })
+    Ok(RegisterState { decided: Some(Arc::new(first.try_into()?)), ..state })
 }
 
 fn register_to_store(state: &RegisterState) -> RingRegister {
@@ -53,6 +55,15 @@ fn register_to_store(state: &RegisterState) -> RingRegister {
         accepted: state.vote.as_ref().map(|vote| vote.term).unwrap_or_default(),
         ring: newest.map(|config| (config.epoch, bytes())),
     }
+}
+
+/// Does something that writes, though the caller hangs up meanwhile. A call to the store that is dropped half-way has an
+/// unknown outcome, for which the store has to be opened anew.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refused>> + Send + 'static,
+) -> Result<T, Refused> {
+    let ended = tokio::spawn(work).await;
+    ended.unwrap_or_else(|error| Err(StoreError::Failed(error.to_string()).into()))
 }
 
 impl Engine {
@@ -69,10 +80,21 @@ impl Engine {
     }
 
     /// One step of the ring register: what is kept afterwards, durably. After an error the step may have been taken.
-    pub(crate) async fn decide(&self, worker_uuid: &str, ask: &Ask) -> Result<RegisterState, Refused> {
+    ///
+    /// Like the other calls that write, it goes on when its future is dropped.
+    pub(crate) async fn decide(
+        self: &Arc<Self>,
+        worker_uuid: &str,
+        ask: &Ask,
+    ) -> Result<RegisterState, Refused> {
         for config in ask.known.iter().chain(&ask.accept) {
             self.check_cluster(&config.cluster_id)?;
         }
+        let (engine, worker_uuid, ask) = (self.clone(), worker_uuid.to_owned(), ask.clone());
+        to_the_end(async move { engine.step(&worker_uuid, &ask).await }).await
+    }
+
+    async fn step(&self, worker_uuid: &str, ask: &Ask) -> Result<RegisterState, Refused> {
         let mut register = self.register.lock().await;
         let uuid = self.check_data(worker_uuid)?;
         let _gate = self.pass()?;
@@ -89,7 +111,12 @@ impl Engine {
 
     /// Draws a new identity in the place of `worker_uuid`: in the eyes of others, the data is another worker's from now
     /// on. What it holds stays, to save copying it; it counts for nothing until a ring change has taken it in.
-    pub(crate) async fn renew(&self, worker_uuid: &str) -> Result<String, Refused> {
+    pub(crate) async fn renew(self: &Arc<Self>, worker_uuid: &str) -> Result<String, Refused> {
+        let (engine, worker_uuid) = (self.clone(), worker_uuid.to_owned());
+        to_the_end(async move { engine.draw_identity(&worker_uuid).await }).await
+    }
+
+    async fn draw_identity(&self, worker_uuid: &str) -> Result<String, Refused> {
         let register = self.register.lock().await;
         let old = self.check_data(worker_uuid)?;
         let _gate = self.pass()?;
@@ -107,9 +134,13 @@ impl Engine {
         Ok(uuid)
     }
 
-    pub(crate) async fn remember(&self, memory: Memory) -> Result<(), Refused> {
-        let _gate = self.pass()?;
-        Ok(self.store.remember(memory).await?)
+    pub(crate) async fn remember(self: &Arc<Self>, memory: Memory) -> Result<(), Refused> {
+        let engine = self.clone();
+        to_the_end(async move {
+            let _gate = engine.pass()?;
+            Ok(engine.store.remember(memory).await?)
+        })
+        .await
     }
 
     pub(crate) async fn recall(&self) -> Result<Memory, Refused> {

@@ -3,6 +3,7 @@
 use tercet_common::ring_register::{Ask, RegisterState};
 use tercet_common::{Member, RingConfig};
 use tercet_proto::convert::ask_to_wire;
+use tokio::sync::oneshot;
 use tonic::{Code, Status};
 
 use super::*;
@@ -61,6 +62,24 @@ async fn promises_votes_and_decisions_are_kept_over_a_restart() {
 
     let worker = start(&store).await;
     assert_eq!(decide(&worker, "one", &Ask::default()).await.unwrap(), state);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_step_that_has_begun_is_taken_although_the_caller_hangs_up() {
+    let (store, mut begins) = ScriptedStore::new();
+    let worker = start(&store).await;
+    let (go, hold) = oneshot::channel();
+    store.state.lock().register_hold = Some(hold);
+    let engine = worker.engine().clone();
+    let promise = Ask { term: term(3), ..Ask::default() };
+    tokio::select! {
+        answer = engine.decide("one", &promise) => panic!("{answer:?}"),
+        _ = begins.recv() => {}
+    }
+    go.send(()).expect("the call to the store goes on");
+    assert_eq!(decide(&worker, "one", &Ask::default()).await.unwrap().promised, term(3));
+    assert_eq!(store.state.lock().register.promised, term(3));
     worker.stop().await.unwrap();
 }
 

@@ -32,6 +32,8 @@ pub(super) struct State {
     pub(super) journal_seq: u64,
     pub(super) generation: u64,
     pub(super) register: RingRegister,
+    /// The next time the register is kept, it begins as a commit does, and succeeds once told so.
+    pub(super) register_hold: Option<oneshot::Receiver<()>>,
     pub(super) partitions: Vec<PartitionRecord>,
     pub(super) rows: BTreeMap<(PartitionId, KeyHash), Row>,
     /// Failures of the next openings and proofs.
@@ -164,8 +166,16 @@ impl Store for ScriptedStore {
     }
 
     fn keep_register(&self, register: RingRegister) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.state.lock().register = register;
-        async { Ok(()) }.boxed()
+        async move {
+            let hold = self.state.lock().register_hold.take();
+            if let Some(go) = hold {
+                let _ = self.commits_begin.send(0);
+                go.await.unwrap();
+            }
+            self.state.lock().register = register;
+            Ok(())
+        }
+        .boxed()
     }
 
     // What no test of the engine over this store asks for.

@@ -253,6 +253,7 @@ impl Driver {
                 uuid,
                 verdict,
                 up_for: since.1.elapsed(),
+                unreachable_for: Duration::ZERO,
                 returns: worker.returns,
                 virtual_nodes: said.virtual_nodes,
                 zone: said.zone.clone(),
