@@ -12,7 +12,7 @@ use crate::random::Random;
 
 /// A kind of trouble, which comes at random moments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// A worker process dies at once, and comes back with its disk.
     WorkerCrash,
     /// A frontend process dies with all it knows, and comes back under a new incarnation.
@@ -38,7 +38,7 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    pub const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::WorkerCrash,
         Self::FrontendCrash,
         Self::LinkReset,
@@ -55,7 +55,7 @@ impl Trouble {
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub workers: usize,
     /// Workers that may come later.
     pub spares: usize,
@@ -110,7 +110,7 @@ impl Plan {
         self.think_time = random.spread(5 * MILLISECOND, 60 * MILLISECOND);
     }
 
-    pub fn draw(random: &mut Random) -> Self {
+    pub(crate) fn draw(random: &mut Random) -> Self {
         let trouble = random.percent(85);
         let mut troubles = Vec::new();
         if trouble {

@@ -116,7 +116,7 @@ impl Stream {
 }
 
 /// See the module.
-pub struct World {
+pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) random: Random,
     pub(crate) now: Time,
