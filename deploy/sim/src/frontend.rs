@@ -73,7 +73,7 @@ impl Frontend {
         self.life += 1;
         // Which of two incarnations is the higher must not tell which is the older.
         let rank = self.life.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
-        let incarnation = Incarnation(rank << 16 | self.life << 4 | nth as u64 + 1);
+        let incarnation = Incarnation((rank << 16) | (self.life << 4) | (nth as u64 + 1));
         self.core = Some(Core::new(incarnation, tuning, names, ring));
         self.tick_at = None;
     }
