@@ -35,7 +35,7 @@ impl<E> Agenda<E> {
         self.order.push(Reverse((at, self.planned, place)));
     }
 
-    pub fn next(&mut self) -> Option<(Time, E)> {
+    pub fn take_next(&mut self) -> Option<(Time, E)> {
         let Reverse((at, _, place)) = self.order.pop()?;
         self.free.push(place);
         Some((at, self.events[place].take()?))
@@ -56,9 +56,9 @@ mod tests {
         for (at, event) in [(5, 'c'), (1, 'a'), (5, 'd'), (3, 'b')] {
             agenda.plan(at, event);
         }
-        assert_eq!(agenda.next(), Some((1, 'a')));
+        assert_eq!(agenda.take_next(), Some((1, 'a')));
         agenda.plan(5, 'e');
-        let rest: String = std::iter::from_fn(|| agenda.next().map(|(_, event)| event)).collect();
+        let rest: String = std::iter::from_fn(|| agenda.take_next().map(|(_, event)| event)).collect();
         assert_eq!(rest, "bcde");
     }
 }

@@ -14,7 +14,7 @@ use crate::model::{Answer, Command};
 const BEGAN: i64 = 1_700_000_000_000;
 
 /// What a clock shows that is `skew` milliseconds ahead.
-pub fn wall(now: Time, skew: i64) -> UnixMillis {
+pub(crate) fn wall(now: Time, skew: i64) -> UnixMillis {
     UnixMillis(BEGAN + (now / MILLISECOND).cast_signed() + skew)
 }
 
@@ -27,12 +27,12 @@ fn time_of(wall: UnixMillis) -> Time {
 }
 
 /// How an operation ended.
-pub struct Ended {
+pub(crate) struct Ended {
     pub operation: usize,
     pub result: Result<Told, OpError>,
 }
 
-pub struct Told {
+pub(crate) struct Told {
     pub answer: Answer,
     /// The version that was read or written; `None` if no row stands for the answer.
     pub version: Option<(Ballot, VectorClock)>,
@@ -40,19 +40,19 @@ pub struct Told {
 
 /// Where answers go. Clones are the same.
 #[derive(Clone, Default)]
-pub struct Answers(Arc<Mutex<Vec<Ended>>>);
+pub(crate) struct Answers(Arc<Mutex<Vec<Ended>>>);
 
 impl Answers {
     fn give(&self, operation: usize, result: Result<Told, OpError>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Ended { operation, result });
     }
 
-    pub fn take(&self) -> Vec<Ended> {
+    pub(crate) fn take(&self) -> Vec<Ended> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What the coordinator is asked for a flush.
-    pub fn flushed(&self, operation: usize) -> Box<dyn FnOnce(Result<(), OpError>) + Send> {
+    pub(crate) fn flushed(&self, operation: usize) -> Box<dyn FnOnce(Result<(), OpError>) + Send> {
         let answers = self.clone();
         Box::new(move |result| {
             answers.give(operation, result.map(|()| Told { answer: Answer::Done, version: None }));
@@ -60,7 +60,7 @@ impl Answers {
     }
 
     /// What the coordinator is asked for a command that is no flush.
-    pub fn operation(&self, operation: usize, key: Key, command: Command, level: Level) -> Op {
+    pub(crate) fn operation(&self, operation: usize, key: Key, command: Command, level: Level) -> Op {
         if command == Command::Get {
             let answers = self.clone();
             let done = Box::new(move |result: Result<Option<Found>, OpError>| {
@@ -78,7 +78,7 @@ impl Answers {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Level {
+pub(crate) enum Level {
     One,
     Quorum,
     All,
@@ -102,7 +102,7 @@ impl Level {
 }
 
 /// The number that a row holds.
-pub fn number(row: &Row) -> Option<u128> {
+pub(crate) fn number(row: &Row) -> Option<u128> {
     match &row.content {
         Content::Tombstone => None,
         Content::Value { data, .. } => std::str::from_utf8(data).ok()?.parse().ok(),

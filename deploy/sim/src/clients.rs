@@ -51,14 +51,15 @@ impl World {
         let value = u128::from(1_000 + 20 * nth);
         let end = (self.now / MILLISECOND + random.spread(1, 300)) * MILLISECOND;
         let expires = self.plan.expiry && random.percent(40);
+        let deletes = self.plan.deletes;
         match random.below(100) {
             0..24 => Command::Set { value, expires_at: expires.then_some(end) },
             24..40 => Command::Incr,
             40..50 => Command::SetNx { value },
             50..58 => Command::Append { digit: (1 + nth % 9) as u8 },
-            58..67 => Command::Del,
-            67..72 if self.plan.expiry => Command::Expire { at: end },
-            72..75 if self.plan.flushes => Command::Flush,
+            n if (58..58 + deletes).contains(&n) => Command::Del,
+            n if self.plan.expiry && (58 + deletes..63 + deletes).contains(&n) => Command::Expire { at: end },
+            n if self.plan.flushes && (63 + deletes..66 + deletes).contains(&n) => Command::Flush,
             _ => Command::Get,
         }
     }

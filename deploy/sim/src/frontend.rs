@@ -14,7 +14,7 @@ use crate::tasks::Tasks;
 
 /// The stream between a frontend and a worker, as the frontend sees it.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Link {
+pub(crate) struct Link {
     /// Changes when the stream breaks: what an earlier one carried is not answered.
     pub generation: u32,
     pub up: bool,
@@ -29,7 +29,7 @@ pub struct Link {
 }
 
 /// See the module.
-pub struct Frontend {
+pub(crate) struct Frontend {
     pub core: Option<Core>,
     /// Counts the incarnations of this frontend.
     pub life: u64,
@@ -47,7 +47,7 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    pub fn new(workers: usize, skew: i64) -> Self {
+    pub(crate) fn new(workers: usize, skew: i64) -> Self {
         Self {
             core: None,
             life: 0,
@@ -63,7 +63,7 @@ impl Frontend {
     }
 
     /// Begins a new life under an incarnation that nobody ever had. `nth` tells frontends apart.
-    pub fn start(
+    pub(crate) fn start(
         &mut self,
         nth: usize,
         tuning: Tuning,
@@ -73,12 +73,12 @@ impl Frontend {
         self.life += 1;
         // Which of two incarnations is the higher must not tell which is the older.
         let rank = self.life.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
-        let incarnation = Incarnation(rank << 16 | self.life << 4 | nth as u64 + 1);
+        let incarnation = Incarnation((rank << 16) | (self.life << 4) | (nth as u64 + 1));
         self.core = Some(Core::new(incarnation, tuning, names, ring));
         self.tick_at = None;
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.core = None;
         self.missed_keys.clear();
         self.missed_flushes.clear();
@@ -95,7 +95,7 @@ impl Frontend {
         self.configuration.as_ref().map_or(0, |held| held.number)
     }
 
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.missed_keys.is_empty()
             && self.missed_flushes.is_empty()
             && self.tasks.is_idle()
@@ -103,14 +103,14 @@ impl Frontend {
     }
 
     /// Tells the core what time it is.
-    pub fn set_time(&mut self, now: Time) {
+    pub(crate) fn set_time(&mut self, now: Time) {
         if let Some(core) = &mut self.core {
             core.at(Duration::from_micros(now), wall(now, self.skew));
         }
     }
 
     /// Keeps what replicas missed until the next round of repair.
-    pub fn note_missed(&mut self, missed: Vec<(WorkerIx, Missed)>) {
+    pub(crate) fn note_missed(&mut self, missed: Vec<(WorkerIx, Missed)>) {
         for (worker, missed) in missed {
             match missed {
                 Missed::Key(key) => _ = self.missed_keys.insert((worker, key)),

@@ -10,7 +10,7 @@ use crate::model::{Answer, Command};
 
 /// Who wants to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     Client(usize),
     /// The repair queue reads a key that this worker missed.
     Repair(WorkerIx),
@@ -20,7 +20,7 @@ pub enum Purpose {
 
 /// An operation that was given to a frontend.
 #[derive(Clone, Debug)]
-pub struct Issued {
+pub(crate) struct Issued {
     pub purpose: Purpose,
     pub frontend: usize,
     /// Of the frontend.
@@ -44,51 +44,51 @@ impl Issued {
 
 /// A version that a client was told of: chosen.
 #[derive(Clone, Debug)]
-pub struct Version {
+pub(crate) struct Version {
     pub key: usize,
     pub ballot: Ballot,
     pub clock: VectorClock,
 }
 
 #[derive(Default)]
-pub struct Record {
+pub(crate) struct Record {
     pub issued: Vec<Issued>,
     pub versions: Vec<Version>,
     unanswered: usize,
 }
 
 impl Record {
-    pub fn begin(&mut self, issued: Issued) -> usize {
+    pub(crate) fn begin(&mut self, issued: Issued) -> usize {
         self.unanswered += 1;
         self.issued.push(issued);
         self.issued.len() - 1
     }
 
     /// `false`: it had ended before.
-    pub fn end(&mut self, operation: usize, outcome: Outcome<Answer>) -> bool {
+    pub(crate) fn end(&mut self, operation: usize, outcome: Outcome<Answer>) -> bool {
         let before = self.issued[operation].outcome.replace(outcome);
         self.unanswered -= usize::from(before.is_none());
         before.is_none()
     }
 
     /// Writes of a key that may yet take effect.
-    pub fn uncertain(&self, concerns: impl Fn(&Issued) -> bool) -> usize {
+    pub(crate) fn uncertain(&self, concerns: impl Fn(&Issued) -> bool) -> usize {
         let open = |o: &&Issued| matches!(o.outcome, Some(Outcome::Uncertain)) && concerns(o);
         self.issued.iter().filter(open).count()
     }
 
-    pub fn unanswered(&self) -> usize {
+    pub(crate) fn unanswered(&self) -> usize {
         self.unanswered
     }
 
     /// Operations under way at a frontend's life.
-    pub fn open_at(&self, frontend: usize, life: u64) -> Vec<usize> {
+    pub(crate) fn open_at(&self, frontend: usize, life: u64) -> Vec<usize> {
         let open = |o: &Issued| o.outcome.is_none() && o.frontend == frontend && o.life == life;
         (0..self.issued.len()).filter(|&i| open(&self.issued[i])).collect()
     }
 
     /// What clients saw of a key. `flushes`: those of its partition, by what `same_partition` says of keys.
-    pub fn history(
+    pub(crate) fn history(
         &self,
         key: usize,
         same_partition: impl Fn(usize) -> bool,

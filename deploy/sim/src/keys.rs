@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 use tercet_common::{Key, KeyHash, PartitionId};
 
 /// The most partitions of one schedule.
-pub const PARTITIONS_MAX: usize = 2;
+pub(crate) const PARTITIONS_MAX: usize = 2;
 
 /// A key with what is derived from it.
 #[derive(Clone, Debug)]
-pub struct SimKey {
+pub(crate) struct SimKey {
     pub key: Key,
     pub partition: PartitionId,
     pub hash: KeyHash,
@@ -29,7 +29,7 @@ fn key(tag: &str, nth: usize) -> Key {
 }
 
 /// The keys of a schedule, one partition after the other.
-pub fn keys(count: usize, partitions: usize) -> Vec<SimKey> {
+pub(crate) fn keys(count: usize, partitions: usize) -> Vec<SimKey> {
     let sim_key = |nth: usize| {
         let key = key(&TAGS[nth % partitions], nth);
         SimKey { partition: key.partition(), hash: key.hash(), key }

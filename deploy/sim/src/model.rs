@@ -9,7 +9,7 @@ use tercet_check::{Model, Span};
 use crate::agenda::Time;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     Get,
     /// `expires_at`: by the clock of the frontend that took the command.
     Set {
@@ -32,19 +32,19 @@ pub enum Command {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     Done,
     /// What was there before.
     Saw(Option<u128>),
 }
 
 impl Command {
-    pub fn is_blind(self) -> bool {
+    pub(crate) fn is_blind(self) -> bool {
         matches!(self, Self::Set { .. } | Self::Flush)
     }
 
     /// What it makes of a live value: the new one, and whether that keeps the old one's end. `Err`: it changes nothing.
-    pub fn apply(self, before: Option<u128>) -> Result<Option<u128>, Unchanged> {
+    pub(crate) fn apply(self, before: Option<u128>) -> Result<Option<u128>, Unchanged> {
         match (self, before) {
             (Self::Get, _) | (Self::SetNx { .. }, Some(_)) | (Self::Del | Self::Expire { .. }, None) => {
                 Err(Unchanged)
@@ -58,7 +58,7 @@ impl Command {
     }
 
     /// When what it makes ends, given when the value before ended.
-    pub fn expiry(self, before: Option<Time>) -> Option<Time> {
+    pub(crate) fn expiry(self, before: Option<Time>) -> Option<Time> {
         match self {
             Self::Set { expires_at, .. } => expires_at,
             Self::Expire { at } => Some(at),
@@ -69,16 +69,16 @@ impl Command {
 
 /// An operation that leaves the key as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unchanged;
+pub(crate) struct Unchanged;
 
 /// A key under frontends whose clocks differ by up to `skew`.
 #[derive(Clone, Copy, Debug)]
-pub struct Register {
+pub(crate) struct Register {
     pub skew: Time,
 }
 
 /// The value, and when it ends.
-pub type State = Option<(u128, Option<Time>)>;
+pub(crate) type State = Option<(u128, Option<Time>)>;
 
 impl Model for Register {
     type Command = Command;

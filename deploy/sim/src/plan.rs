@@ -12,7 +12,7 @@ use crate::random::Random;
 
 /// A kind of trouble, which comes at random moments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// A worker process dies at once, and comes back with its disk.
     WorkerCrash,
     /// A frontend process dies with all it knows, and comes back under a new incarnation.
@@ -38,7 +38,7 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    pub const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::WorkerCrash,
         Self::FrontendCrash,
         Self::LinkReset,
@@ -55,7 +55,7 @@ impl Trouble {
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub workers: usize,
     /// Workers that may come later.
     pub spares: usize,
@@ -91,11 +91,26 @@ pub struct Plan {
     pub flushes: bool,
     /// Replicas are compared, tombstones collected and journals read all the time.
     pub chores: bool,
+    /// Of 100 commands, those that delete.
+    pub deletes: u64,
     pub expiry: bool,
 }
 
 impl Plan {
-    pub fn draw(random: &mut Random) -> Self {
+    /// Rings change, disks are lost and tombstones are collected all the time.
+    fn heal(&mut self, random: &mut Random) {
+        self.troubles = vec![Trouble::RingChange, Trouble::RingChange, Trouble::Backup, Trouble::LostDisk];
+        self.troubles.extend([Trouble::WorkerCrash].into_iter().filter(|_| random.percent(30)));
+        (self.workers, self.spares) = (random.between(4, 5) as usize, 2);
+        self.operations = random.between(30, 44) as usize;
+        self.chores = true;
+        self.deletes = 25;
+        self.trouble_every = random.spread(10 * MILLISECOND, 80 * MILLISECOND);
+        self.trouble_lasts = self.trouble_lasts.min(200 * MILLISECOND);
+        self.think_time = random.spread(5 * MILLISECOND, 60 * MILLISECOND);
+    }
+
+    pub(crate) fn draw(random: &mut Random) -> Self {
         let trouble = random.percent(85);
         let mut troubles = Vec::new();
         if trouble {
@@ -107,7 +122,7 @@ impl Plan {
         let milliseconds = |n: u64| Duration::from_millis(n);
         let partitions = 1 + usize::from(random.percent(20));
         let keys = partitions.max(random.between(1, 3) as usize);
-        Self {
+        let mut plan = Self {
             workers: random.between(3, if changes || partitions > 1 { 5 } else { 3 }) as usize,
             spares: usize::from(troubles.contains(&Trouble::LostDisk)) * 2,
             frontends: random.between(1, 3) as usize,
@@ -137,7 +152,12 @@ impl Plan {
             counter: random.percent(25),
             flushes: random.percent(40),
             chores: random.percent(40),
+            deletes: 9,
             expiry: random.percent(50),
+        };
+        if random.percent(15) {
+            plan.heal(random);
         }
+        plan
     }
 }

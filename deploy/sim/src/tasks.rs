@@ -119,7 +119,7 @@ impl Peers for Desk {
 
 /// The procedures under way at a frontend.
 #[derive(Default)]
-pub struct Tasks {
+pub(crate) struct Tasks {
     desk: Desk,
     running: Vec<BoxFuture<'static, Done>>,
     asks: BTreeMap<u64, (WorkerIx, oneshot::Sender<Answer>)>,
@@ -128,12 +128,12 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.running.is_empty()
     }
 
     /// No answer comes over this link any more.
-    pub fn link_lost(&mut self, worker: WorkerIx) {
+    pub(crate) fn link_lost(&mut self, worker: WorkerIx) {
         self.asks.retain(|_, (asked, _)| *asked != worker);
     }
 

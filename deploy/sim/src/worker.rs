@@ -40,7 +40,7 @@ const LIMITS: Limits = Limits {
 
 /// What a worker does next, of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     CommitEnds(u64),
     CommitTold(u64),
     Look(u64),
@@ -57,14 +57,14 @@ pub enum Step {
 
 impl Step {
     /// It is the database's, and goes on although the worker is stopped.
-    pub fn is_of_database(self) -> bool {
+    pub(crate) fn is_of_database(self) -> bool {
         matches!(self, Self::CommitEnds(_) | Self::Look(_) | Self::Scan(_) | Self::Keep)
     }
 }
 
 /// How the database treats what it is asked, for now.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     pub writers: usize,
     pub commit_time: Time,
     /// Of 1,000 commits.
@@ -109,7 +109,7 @@ struct Process {
 }
 
 /// See the module.
-pub struct Worker {
+pub(crate) struct Worker {
     pub disk: MemoryDisk,
     /// Steps of earlier lives are void.
     pub life: u64,
@@ -129,7 +129,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(name: &str, partitions: usize) -> Self {
+    pub(crate) fn new(name: &str, partitions: usize) -> Self {
         let disk = MemoryDisk::with_partitions(name, partitions);
         disk.hold_commits(true);
         Self {
@@ -147,18 +147,18 @@ impl Worker {
         }
     }
 
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.process.is_some()
     }
 
     /// Its store is open.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         let open = |p: &Process| p.replica.is_open() && p.store.lost().now_or_never().is_none();
         self.process.as_ref().is_some_and(open)
     }
 
     /// Running, open, and with nothing under way.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         if self.is_gone || self.uuid.is_empty() && self.process.is_none() {
             return true;
         }
@@ -169,7 +169,7 @@ impl Worker {
         self.process.as_ref().is_some_and(idle)
     }
 
-    pub fn start(&mut self, partitions: usize) {
+    pub(crate) fn start(&mut self, partitions: usize) {
         self.life += 1;
         self.process = Some(Process {
             commits: BTreeMap::new(),
@@ -186,19 +186,19 @@ impl Worker {
     }
 
     /// Commits under way go on without their client.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process = None;
         self.life += 1;
     }
 
     /// Takes the place of a worker whose data an old backup brought back.
-    pub fn restore(&mut self, snapshot: &Snapshot) {
+    pub(crate) fn restore(&mut self, snapshot: &Snapshot) {
         self.disk.restore(snapshot);
         self.renew = true;
     }
 
     /// Keeps a configuration, unless it holds a later one.
-    pub fn hold(&mut self, membership: Membership) {
+    pub(crate) fn hold(&mut self, membership: Membership) {
         if self.membership.as_ref().is_some_and(|held| held.number() >= membership.number()) {
             return;
         }
@@ -208,21 +208,21 @@ impl Worker {
         }
     }
 
-    pub fn submit(&mut self, arrival: Arrival) {
+    pub(crate) fn submit(&mut self, arrival: Arrival) {
         if let Some(process) = &mut self.process {
             process.replica.submit(arrival);
         }
     }
 
     /// The database connections break.
-    pub fn lose_database(&mut self) {
+    pub(crate) fn lose_database(&mut self) {
         self.disk.lose();
         let Some(process) = &self.process else { return };
         self.planned.push((MILLISECOND, Step::NoticeLoss));
         self.planned.extend(process.commits.keys().map(|seq| (MILLISECOND / 2, Step::CommitTold(*seq))));
     }
 
-    pub fn step(&mut self, now: Time, step: Step, pace: Pace, random: &mut Random) {
+    pub(crate) fn step(&mut self, now: Time, step: Step, pace: Pace, random: &mut Random) {
         let Some(process) = &mut self.process else { return };
         match step {
             Step::CommitEnds(seq) => {
@@ -332,7 +332,7 @@ impl Worker {
     }
 
     /// Starts what can be started, and takes the answers out.
-    pub fn pump(&mut self, pace: Pace, random: &mut Random) -> Vec<Answer> {
+    pub(crate) fn pump(&mut self, pace: Pace, random: &mut Random) -> Vec<Answer> {
         let Some(process) = &mut self.process else { return Vec::new() };
         let changes = |process: &Process| {
             process.commits.values().filter(|(ending, _)| matches!(ending, Ending::Change(_))).count()

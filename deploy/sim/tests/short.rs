@@ -7,9 +7,11 @@ fn schedules_break_no_promise() {
     const SEEDS: u64 = 1_500;
     let campaign = Campaign { from: 0, seeds: SEEDS, time: None, threads: 2, violations_max: 1 };
     let totals = campaign.run(|| (), |_| ());
-    for report in &totals.violations {
-        panic!("seed {}: {}", report.seed, report.violation.as_deref().unwrap_or_default());
-    }
+    let first = totals
+        .violations
+        .first()
+        .map(|report| (report.seed, report.violation.as_deref().unwrap_or_default()));
+    assert_eq!(first, None, "(seed, what must not be)");
     // The schedules must not be so rough that nothing happens in them.
     assert!(totals.answered > SEEDS * 20, "{totals:?}");
 }

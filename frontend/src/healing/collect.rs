@@ -100,7 +100,11 @@ fn tombstone(across: &[Option<DigestEntry>], states: &[&PartitionState]) -> Opti
     let ballot = across.iter().flatten().map(|entry| entry.ballot).max()?;
     let gone = |(entry, state): (&Option<DigestEntry>, &&PartitionState)| match entry {
         Some(entry) => entry.tombstone && entry.ballot == ballot,
-        None => state.floor >= ballot || mutants::on(Mutant::CollectWithoutAll),
+        None => state.floor >= ballot,
     };
+    if mutants::on(Mutant::CollectWithoutAll) {
+        let held = across.iter().zip(states).filter(|part| gone(*part)).count();
+        return (held > across.len() / 2).then_some(ballot);
+    }
     across.iter().zip(states).all(gone).then_some(ballot)
 }
