@@ -109,7 +109,7 @@ impl Peers for Desk {
     }
 
     fn owner_view(&self, partition: PartitionId) -> Option<OwnerView> {
-        self.papers().views.get(partition.index()).copied().flatten()
+        self.papers().views.get(partition.index()).cloned().flatten()
     }
 
     fn stable(&self, partition: PartitionId) -> Option<Stable> {
@@ -207,8 +207,11 @@ impl World {
         for (partition, group) in configuration.groups.iter().enumerate() {
             let id = self.partition_id(partition);
             let view = core.promise_of(id);
-            views
-                .push(view.map(|promise| OwnerView { promise, lowest_in_flight: core.lowest_in_flight(id) }));
+            views.push(view.map(|promise| OwnerView {
+                promise,
+                lowest_in_flight: core.lowest_in_flight(id),
+                reading: core.reading(id),
+            }));
             let replicas = group.replicas.to_vec();
             let stable = Stable { partition: id, epoch: group.epoch, replicas };
             stables.push((!group.is_joint()).then_some(stable));

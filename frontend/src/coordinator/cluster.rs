@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tercet_common::{
-    Ballot, Incarnation, Key, Member, PARTITIONS, PartitionId, Promise, ReplicaReply, ReplicaRequest,
-    RingConfig, UnixMillis, VectorClock, WorkerId,
+    Ballot, Incarnation, Key, Member, PARTITIONS, PartitionId, ReplicaReply, ReplicaRequest, RingConfig,
+    UnixMillis, VectorClock, WorkerId,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -277,11 +277,6 @@ impl Cluster {
             return Err(OpError::Loading);
         }
         rx.await.unwrap_or(Err(OpError::Uncertain))
-    }
-
-    /// Under which promise this frontend owns a partition, and the lowest of its ballots that may still be on its way.
-    pub(crate) fn owner_view(&self, id: PartitionId) -> Option<(Promise, Option<Ballot>)> {
-        self.with_partition(id, |core| Some((core.promise_of(id)?, core.lowest_in_flight(id))))?
     }
 
     /// Operations of clients under way.

@@ -8,7 +8,7 @@
 //! - What is still on its way is refused: with the deletion, each replica raises its **floor** to the highest ballot
 //!   collected, and takes no put at or below it for a key that it has no row of.
 //! - So that this refuses nothing that the owner is just writing, only tombstones *below* its lowest ballot in flight are
-//!   collected; whatever it issues later is higher than all that was seen. The owner is asked before and behind the
+//!   collected, and none of a key whose base it is just reading; whatever it issues later is higher than all that was seen. The owner is asked before and behind the
 //!   digests: what is in flight at either time counts.
 //!
 //! A row that a replica missed, and that is now at or below the floor, is refused when it is re-sent, and goes to the
@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 use smallvec::SmallVec;
 use tercet_common::mutants::{self, Mutant};
 use tercet_common::sync::{DigestEntry, PartitionState};
-use tercet_common::{Ballot, KeyHash, SyncRequest};
+use tercet_common::{Ballot, KeyHash, Promise, SyncRequest};
 
 use super::stretch::{START, Stretch};
 use super::{HealError, OwnerView, Peers, Stable, order};
@@ -48,7 +48,7 @@ pub async fn collect<P: Peers>(peers: &P, group: &Stable, done: &mut Collected) 
         let mut tombstones: Vec<(KeyHash, Ballot)> = Vec::new();
         for (hash, across) in stretch.hashes() {
             match tombstone(&across, &states) {
-                Some(ballot) if bound.allows(ballot) => tombstones.push((hash, ballot)),
+                Some(ballot) if bound.allows(hash, ballot) => tombstones.push((hash, ballot)),
                 _ => done.left += u64::from(across.iter().flatten().any(|entry| entry.tombstone)),
             }
         }
@@ -77,21 +77,24 @@ fn view<P: Peers>(peers: &P, group: &Stable) -> Result<OwnerView, HealError> {
     if view.promise.epoch == group.epoch { Ok(view) } else { Err(HealError::Moved) }
 }
 
-/// Up to where tombstones may go.
+/// Which tombstones may go.
 struct Bound {
-    owner: OwnerView,
+    promise: Promise,
     lowest_in_flight: Option<Ballot>,
+    reading: Vec<KeyHash>,
 }
 
 impl Bound {
     fn of(before: &OwnerView, behind: &OwnerView) -> Self {
         let lowest_in_flight = [before.lowest_in_flight, behind.lowest_in_flight].into_iter().flatten().min();
-        Self { owner: *behind, lowest_in_flight }
+        let reading = [before.reading.as_slice(), &behind.reading].concat();
+        Self { promise: behind.promise, lowest_in_flight, reading }
     }
 
     /// A tombstone above the owner's own promise is another owner's business.
-    fn allows(&self, ballot: Ballot) -> bool {
-        ballot.promise() <= self.owner.promise && self.lowest_in_flight.is_none_or(|lowest| ballot < lowest)
+    fn allows(&self, hash: KeyHash, ballot: Ballot) -> bool {
+        let settled = self.lowest_in_flight.is_none_or(|lowest| ballot < lowest);
+        ballot.promise() <= self.promise && settled && !self.reading.contains(&hash)
     }
 }
 

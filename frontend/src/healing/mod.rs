@@ -90,11 +90,14 @@ pub struct ChosenFlush {
     pub clock: VectorClock,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OwnerView {
     pub promise: Promise,
-    /// Of the puts and flushes whose calls have not all ended.
+    /// Of the puts and flushes whose calls have not all ended, and of those whose outcome is still to be learned.
     pub lowest_in_flight: Option<Ballot>,
+    /// Keys whose base is being read: an answer that has come may be older than a tombstone that is collected before the
+    /// others come.
+    pub reading: Vec<KeyHash>,
 }
 
 /// A partition in a stable epoch.

@@ -212,17 +212,18 @@ impl Core {
         if let Answer::Reply(ReplicaReply::Refused(Refusal::Promise { promised })) = &answer {
             partition.saw(*promised);
         }
-        if let Answer::Reply(ReplicaReply::Prepared { vector, .. }) = &answer {
-            // Also of a late answer: a context may always know more.
-            partition.context.join(vector);
-        }
         let Ownership::Preparing { promise, tracker } = &mut partition.ownership else { return };
         if partition.round != round {
             return;
         }
         let promise = *promise;
         match answer {
-            Answer::Reply(ReplicaReply::Prepared { .. }) => tracker.ack(worker),
+            Answer::Reply(ReplicaReply::Prepared { vector, .. }) => {
+                tracker.ack(worker);
+                // Not of a late answer: it may tell of puts of a higher term, which a put of this one must not claim to
+                // have seen.
+                partition.context.join(&vector);
+            }
             Answer::Reply(_) | Answer::Lost => tracker.fail(worker),
         }
         if tracker.reached() {

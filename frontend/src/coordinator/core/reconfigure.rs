@@ -19,11 +19,11 @@
 
 use std::time::Duration;
 
-use tercet_common::{Ballot, Key, PartitionId, Promise, WorkerId};
+use tercet_common::{Ballot, Key, KeyHash, PartitionId, Promise, WorkerId};
 
 use super::arena::Id;
 use super::group::Group;
-use super::slot::{Batch, Phase, Queued};
+use super::slot::{Batch, Phase, Queued, Slot};
 use super::timer::Timer;
 use super::{Core, FlushDone, WorkerIx};
 
@@ -89,6 +89,12 @@ impl Core {
         let calls = calls.filter(|(key, _)| key.partition() == id).map(|(_, ballot)| *ballot);
         let flush = self.partition(id).and_then(|p| p.flush_ballot());
         puts.chain(calls).chain(flush).min()
+    }
+
+    /// Keys of the partition whose base is being read.
+    pub fn reading(&self, id: PartitionId) -> Vec<KeyHash> {
+        let reads = |slot: &&Slot| slot.partition == id && matches!(slot.phase, Phase::Base(_));
+        self.slots.iter().map(|(_, slot)| slot).filter(reads).map(|slot| slot.key.hash()).collect()
     }
 
     /// Puts the highest version of a key, also a tombstone, again under a fresh ballot: for rows that a replica refuses for

@@ -70,8 +70,13 @@ impl Peers for Cluster {
     }
 
     fn owner_view(&self, partition: PartitionId) -> Option<OwnerView> {
-        let (promise, lowest_in_flight) = Cluster::owner_view(self, partition)?;
-        Some(OwnerView { promise, lowest_in_flight })
+        self.with_partition(partition, |core| {
+            Some(OwnerView {
+                promise: core.promise_of(partition)?,
+                lowest_in_flight: core.lowest_in_flight(partition),
+                reading: core.reading(partition),
+            })
+        })?
     }
 
     fn stable(&self, partition: PartitionId) -> Option<Stable> {

@@ -68,6 +68,19 @@ fn the_floor_stays_below_what_the_owner_has_in_flight() {
     assert!(world.0.lock().workers[1].put(in_flight, false).is_ok());
 }
 
+/// The base has the answer of a replica from before it was given the tombstone: the others must still show that.
+#[test]
+fn a_tombstone_stays_while_the_base_of_its_key_is_read() {
+    let (world, group) = world();
+    let tombstone = put(&world, 1, Content::Tombstone, &[0, 1, 2]);
+    put(&world, 2, Content::Tombstone, &[0, 1, 2]);
+    world.0.lock().reading = vec![tombstone.key.hash()];
+    let done = collected(&world, &group).unwrap();
+    assert_eq!((done.collected, done.left), (1, 1));
+    world.0.lock().reading.clear();
+    assert_eq!(collected(&world, &group).unwrap().collected, 1);
+}
+
 /// It was in flight when the digests were read, and ended before the owner was asked again.
 #[test]
 fn what_was_in_flight_before_the_digests_counts() {

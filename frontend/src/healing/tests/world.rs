@@ -28,6 +28,7 @@ pub(super) struct State {
     pub(super) term: u64,
     pub(super) seq: u64,
     pub(super) in_flight: Option<Ballot>,
+    pub(super) reading: Vec<KeyHash>,
     pub(super) owned: bool,
     /// Entries of a digest, and a quarter of the rows of a summary; rows of an answer.
     pub(super) page: usize,
@@ -308,6 +309,7 @@ impl World {
             term: 1,
             seq: 0,
             in_flight: None,
+            reading: Vec::new(),
             owned: true,
             page: 3,
             fetch_rows: 2,
@@ -462,7 +464,11 @@ impl Peers for World {
     fn owner_view(&self, partition: PartitionId) -> Option<OwnerView> {
         let state = self.0.lock();
         let epoch = state.groups.get(&partition)?.epoch;
-        let view = OwnerView { promise: state.promise(epoch.0), lowest_in_flight: state.in_flight };
+        let view = OwnerView {
+            promise: state.promise(epoch.0),
+            lowest_in_flight: state.in_flight,
+            reading: state.reading.clone(),
+        };
         state.owned.then_some(view)
     }
 
