@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::detector::Verdict;
+use crate::quorum::majority;
 use crate::ring_config::{Assignment, Member, Replicas, RingConfig};
 use crate::{Epoch, PartitionId, Ring, WorkerId};
 
@@ -454,9 +455,9 @@ enum Fate {
 
 /// In a joint configuration: completes what was copied, gives up what cannot be.
 ///
-/// In an exchange, where one member gets its vote and another loses it, all partitions go together. Half-way, both would
-/// vote, of which the one that goes is dead as a rule: in a ring of three the next failure would leave two of
-/// four, who cannot decide anything any longer.
+/// As a rule each partition goes by itself. Where a newcomer takes a dead worker's place in a small ring, all go together:
+/// half-way both would vote, and with three workers the newcomer's death would leave two of four, who cannot
+/// decide anything any longer.
 fn go_on(situation: &Situation<'_>, states: &[State], mut give_up: impl FnMut(&Member)) -> Decision {
     let config = situation.config;
     let mut states = states.to_vec();
@@ -481,7 +482,7 @@ fn go_on(situation: &Situation<'_>, states: &[State], mut give_up: impl FnMut(&M
     };
     let mut fates: Vec<_> = config.joint_partitions().map(|id| (id, fate(id))).collect();
     let count = |fates: &[(PartitionId, Fate)], of| fates.iter().filter(|(_, fate)| *fate == of).count();
-    if is_exchange(config) && count(&fates, Fate::Complete) < fates.len() {
+    if goes_together(config, &states) && count(&fates, Fate::Complete) < fates.len() {
         let all = if count(&fates, Fate::Abort) > 0 { Fate::Abort } else { Fate::Copy };
         fates.iter_mut().for_each(|(_, fate)| *fate = all);
     }
@@ -504,15 +505,14 @@ fn go_on(situation: &Situation<'_>, states: &[State], mut give_up: impl FnMut(&M
     Decision::Change(Box::new(Change { next, what, partitions: completed + aborted }))
 }
 
-/// Whether the change that is under way gives a member its vote and takes another's.
-fn is_exchange(config: &RingConfig) -> bool {
-    let mut target = config.clone();
-    for row in &mut target.partitions {
-        row.replicas = row.next.take().unwrap_or_else(|| std::mem::take(&mut row.replicas));
-    }
-    let (now, then) = (config.voters(), target.voters());
-    let differ = |gains: bool| now.iter().zip(&then).any(|(now, then)| now != then && *then == gains);
-    differ(true) && differ(false)
+/// Whether newcomers that get a vote with some of their partitions could, by dying, leave too few voters to decide on
+/// giving up the others.
+fn goes_together(config: &RingConfig, states: &[State]) -> bool {
+    let (votes, holds) = (config.voters(), holders(config));
+    let voters = votes.iter().filter(|votes| **votes).count();
+    let newcomers = holds.iter().filter(|holds| **holds).count() - voters;
+    let alive = votes.iter().zip(states).filter(|(votes, s)| **votes && **s == State::Alive).count();
+    newcomers > 0 && alive < majority(voters + newcomers)
 }
 
 /// Members that are dead and hold nothing are members no longer.
@@ -834,6 +834,19 @@ mod tests {
         rig.copied.insert(last);
         let Decision::Change(change) = rig.plan() else { panic!() };
         assert_eq!((&change.what, change.next.member_list()), (&What::Complete, "w1, w3, w9".to_owned()));
+    }
+
+    #[test]
+    fn a_newcomer_gets_partition_after_partition_while_enough_others_are_well() {
+        let mut rig = Rig::of(&["w1", "w2", "w3"]);
+        rig.workers.push(alive("w4"));
+        let Decision::Change(change) = rig.plan() else { panic!() };
+        rig.take(*change, &mut Vec::new());
+        rig.copy_all();
+        rig.copied.pop_last().unwrap();
+        assert!(matches!(rig.plan(), Decision::Change(c) if c.what == What::Complete && !c.next.is_stable()));
+        rig.worker("w1").verdict = Verdict::Suspect;
+        assert!(matches!(rig.waits(), Wait::Copying { .. }), "w4 could take the majority with it");
     }
 
     #[test]

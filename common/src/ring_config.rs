@@ -17,6 +17,8 @@
 //! A [`Member`] is an identity, not only a name: a worker whose disk was lost comes back under its old id with other
 //! data, and is another member.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 use crate::ring::{
@@ -174,12 +176,19 @@ impl RingConfig {
 
     /// The index of a worker among the members, if it is one. Of two members of one id, the first.
     pub fn index_of(&self, id: &WorkerId) -> Option<usize> {
-        self.members.iter().position(|m| m.id == *id)
+        self.indexes_of(id).next()
+    }
+
+    /// The indexes of all members of this id: of none, of one, of two while one replaces the other.
+    pub fn indexes_of(&self, id: &WorkerId) -> Range<usize> {
+        let first = self.members.partition_point(|member| member.id < *id);
+        let count = self.members[first..].iter().take_while(|member| member.id == *id).count();
+        first..first + count
     }
 
     /// The index of the worker `id` over the data `uuid`.
     pub fn index_of_identity(&self, id: &WorkerId, uuid: &str) -> Option<usize> {
-        self.members.iter().position(|m| m.is(id, uuid))
+        self.indexes_of(id).find(|index| self.members[*index].is(id, uuid))
     }
 
     /// `w1, w2, w3`: for messages.

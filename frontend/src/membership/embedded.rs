@@ -4,7 +4,7 @@
 //! One task looks at who has registered, at what the proposer and the witnesses want to know of whom, and makes the
 //! calls: at most one of a kind to a worker at a time, and after a failure only once its backoff has passed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,9 +187,9 @@ impl Embedded {
     /// Tells the proposer who came, who went, and who came back.
     fn follow(&self, state: &mut State, workers: &[Registered]) {
         let mut proposer = self.proposer.lock();
-        let is_there = |id: &WorkerId| workers.iter().any(|worker| worker.witness.worker == *id);
+        let there: HashSet<&WorkerId> = workers.iter().map(|worker| &worker.witness.worker).collect();
         state.known.retain(|id, known| {
-            let stays = is_there(id);
+            let stays = there.contains(id);
             if !stays {
                 proposer.parted(&known.voter);
                 state.witnesses.forget(&known.voter);

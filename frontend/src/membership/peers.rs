@@ -1,6 +1,6 @@
 //! Calls to workers that concern them as a whole. Rare and small, on connections of their own beside those of clients.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -35,9 +35,9 @@ impl Peers {
     }
 
     /// Forgets connections to other addresses than these.
-    pub(super) fn keep<'a>(&self, addresses: impl Iterator<Item = &'a str> + Clone) {
-        let mut channels = self.channels.lock();
-        channels.retain(|known, _| addresses.clone().any(|address| address == known));
+    pub(super) fn keep<'a>(&self, addresses: impl Iterator<Item = &'a str>) {
+        let addresses: HashSet<&str> = addresses.collect();
+        self.channels.lock().retain(|known, _| addresses.contains(known.as_str()));
     }
 
     /// One step of the ring register.

@@ -15,12 +15,12 @@
 //! So a frontend may start again while workers are dead, and a worker may; but when both did, a majority of the other
 //! workers has to be there. A witness lags by a heartbeat: data that is older by less than that is not recognised.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tercet_common::quorum::majority;
 use tercet_common::ring_proposer::Voter;
 use tercet_common::sync::Witness;
-use tercet_common::{RingConfig, WorkerId};
+use tercet_common::{Epoch, RingConfig, WorkerId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Soundness {
@@ -34,27 +34,69 @@ pub enum Soundness {
     Other,
 }
 
-/// What is remembered of workers.
+/// The most identities that others are heard of; beyond any number that workers really had.
+const IDENTITIES_MAX: usize = 64 * super::members::WORKERS_MAX;
+
+/// How far a worker is known to have come over certain data.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reached {
+    boot_generation: u64,
+    journal_seq: u64,
+}
+
+/// What is remembered of workers. Judging one is asked for with every heartbeat, so what others tell is folded on arrival.
 #[derive(Debug, Default)]
 pub struct Witnesses {
-    /// What each of the others remembers.
-    recalled: BTreeMap<Voter, Vec<Witness>>,
+    /// Who told all that it remembers.
+    asked: BTreeSet<Voter>,
+    /// The highest that anyone told of a worker id, by uuid. True for good, whatever becomes of who told it.
+    told: BTreeMap<WorkerId, BTreeMap<String, Reached>>,
+    identities: usize,
     /// What this frontend saw of workers that it let vote.
     seen: BTreeMap<WorkerId, Witness>,
+    /// How many of those asked are members of the configuration of this number. `None`: to be counted.
+    members_asked: Option<(Epoch, usize)>,
 }
 
 impl Witnesses {
     pub fn recalled(&mut self, by: Voter, witnesses: Vec<Witness>) {
-        self.recalled.insert(by, witnesses);
+        for Witness { worker, uuid, boot_generation, journal_seq } in witnesses {
+            let known = self.told.get_mut(&worker).and_then(|told| told.get_mut(&uuid));
+            let reached = match known {
+                Some(known) => known,
+                None if self.identities >= IDENTITIES_MAX => continue,
+                None => {
+                    self.identities += 1;
+                    self.told.entry(worker).or_default().entry(uuid).or_default()
+                }
+            };
+            reached.boot_generation = reached.boot_generation.max(boot_generation);
+            reached.journal_seq = reached.journal_seq.max(journal_seq);
+        }
+        self.asked.insert(by);
+        self.members_asked = None;
     }
 
-    /// What it remembers is to be asked again.
+    /// It may have been told more since: it is to be asked again.
     pub fn forget(&mut self, voter: &Voter) {
-        self.recalled.remove(voter);
+        if self.asked.remove(voter) {
+            self.members_asked = None;
+        }
     }
 
     pub fn has_recalled(&self, voter: &Voter) -> bool {
-        self.recalled.contains_key(voter)
+        self.asked.contains(voter)
+    }
+
+    /// How many members under other ids than this have told what they remember.
+    fn others_asked(&mut self, config: &RingConfig, worker: &WorkerId) -> usize {
+        let asked = &self.asked;
+        let count = || asked.iter().filter(|by| by.is_member(config)).count();
+        let known = self.members_asked.filter(|(number, _)| *number == config.epoch);
+        let (_, all) = *self.members_asked.insert(known.unwrap_or_else(|| (config.epoch, count())));
+        let first = Voter { id: worker.clone(), uuid: String::new() };
+        let own = asked.range(first..).take_while(|by| by.id == *worker);
+        all - own.filter(|by| by.is_member(config)).count()
     }
 
     /// A worker that votes has come as far as this.
@@ -68,26 +110,30 @@ impl Witnesses {
     }
 
     /// `now` is what a worker says of itself; `config` the newest configuration that anyone knows.
-    pub fn judge(&self, now: &Witness, config: Option<&RingConfig>) -> Soundness {
+    pub fn judge(&mut self, now: &Witness, config: Option<&RingConfig>) -> Soundness {
         let ours = self.seen.get(&now.worker);
-        let theirs = self.recalled.values().flatten().filter(|witness| witness.worker == now.worker);
-        let mut told = theirs.chain(ours);
+        let saw =
+            |seen: &Witness| Reached { boot_generation: seen.boot_generation, journal_seq: seen.journal_seq };
+        let theirs = self.told.get(&now.worker);
+        let told = theirs.and_then(|told| told.get(&now.uuid)).copied();
+        let same_data = || told.into_iter().chain(ours.filter(|seen| seen.uuid == now.uuid).map(saw));
         let has_more =
-            |then: &Witness| then.boot_generation > now.boot_generation || then.journal_seq > now.journal_seq;
-        if told.clone().any(|then| then.uuid == now.uuid && has_more(then)) {
+            |then: Reached| then.boot_generation > now.boot_generation || then.journal_seq > now.journal_seq;
+        if same_data().any(has_more) {
             return Soundness::Lost;
         }
         let Some(config) = config else { return Soundness::Sound };
         let Some(index) = config.index_of_identity(&now.worker, &now.uuid) else { return Soundness::Sound };
-        if config.members[index].uuid.is_empty() && told.any(|then| then.uuid != now.uuid) {
+        let mut uuids = theirs.into_iter().flat_map(BTreeMap::keys).chain(ours.map(|seen| &seen.uuid));
+        if config.members[index].uuid.is_empty() && uuids.any(|uuid| *uuid != now.uuid) {
             return Soundness::Other;
         }
-        let asked = self.recalled.keys().filter(|by| by.id != now.worker && by.is_member(config)).count();
-        let others = config.members.iter().filter(|member| member.id != now.worker).count();
+        let others = config.members.len() - config.indexes_of(&now.worker).len();
         let known = ours.is_some_and(|seen| seen.uuid == now.uuid);
-        let same_life = |then: &Witness| then.uuid == now.uuid && then.boot_generation == now.boot_generation;
-        let continuous = now.boot_generation <= 1 || told.any(same_life);
-        let sound = known || continuous || others == 0 || asked >= majority(others);
+        let same_life = |then: Reached| then.boot_generation == now.boot_generation;
+        let continuous = now.boot_generation <= 1 || same_data().any(same_life);
+        let sound =
+            known || continuous || others == 0 || self.others_asked(config, &now.worker) >= majority(others);
         if sound { Soundness::Sound } else { Soundness::Open }
     }
 }
@@ -151,6 +197,20 @@ mod tests {
         assert_eq!(witnesses.judge(&witness("w1", 5, 60), Some(&config)), Soundness::Sound);
         assert_eq!(witnesses.judge(&witness("w1", 6, 60), Some(&config)), Soundness::Open);
         assert_eq!(witnesses.judge(&witness("w3", 1, 0), Some(&config)), Soundness::Sound, "its first life");
+    }
+
+    #[test]
+    fn what_was_told_stays_true_and_a_majority_is_counted_anew() {
+        let (mut witnesses, config) = (Witnesses::default(), config());
+        witnesses.recalled(voter("w2"), vec![witness("w1", 5, 50)]);
+        witnesses.recalled(voter("w3"), vec![witness("w1", 4, 60)]);
+        assert_eq!(witnesses.judge(&witness("w1", 6, 60), Some(&config)), Soundness::Sound);
+        assert_eq!(witnesses.judge(&witness("w1", 6, 59), Some(&config)), Soundness::Lost);
+        witnesses.forget(&voter("w3"));
+        assert_eq!(witnesses.judge(&witness("w1", 6, 60), Some(&config)), Soundness::Open, "one of two");
+        assert_eq!(witnesses.judge(&witness("w1", 6, 59), Some(&config)), Soundness::Lost);
+        witnesses.recalled(voter("w3"), vec![]);
+        assert_eq!(witnesses.judge(&witness("w1", 6, 60), Some(&config)), Soundness::Sound);
     }
 
     #[test]
