@@ -7,11 +7,11 @@ use tercet_frontend::coordinator::status::Role;
 
 use crate::support::http::{acknowledgement, value_and_source};
 use crate::support::load::{Load, Tolerance};
-use crate::support::{Cluster, eventually, tercet};
+use crate::support::{Cluster, eventually, tercet, turn};
 
 /// Commands that must be answered between two events, so that each of them happens under way.
 const STRETCH: u64 = 200;
-const CLIENTS: usize = 8;
+const CLIENTS: usize = 3;
 
 /// What a worker itself holds.
 async fn listing(cluster: &Cluster, worker: &str) -> Option<Value> {
@@ -49,6 +49,7 @@ async fn wait_for_three_copies(cluster: &Cluster, keys: &[(String, String)], wor
 /// The story that the original project tells of its proactive re-replication, and what comes after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_worker_is_replaced_and_a_second_failure_costs_nothing() {
+    let _turn = turn().await;
     let cluster = Cluster::start(&[]).await;
     let rest = cluster.rest();
     let stored = rest.post("/api/kv/story", "Persistent Data").await;
@@ -96,6 +97,7 @@ async fn a_dead_worker_is_replaced_and_a_second_failure_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_come_and_go_on_order_and_clients_notice_nothing() {
+    let _turn = turn().await;
     const KEYS: usize = 300;
     let cluster = Cluster::start(&["--workers", "3"]).await;
     let mut redis = cluster.redis().await;
@@ -151,6 +153,7 @@ async fn workers_come_and_go_on_order_and_clients_notice_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frontend_that_restarts_reads_the_ring_back_from_the_workers() {
+    let _turn = turn().await;
     let cluster = Cluster::start(&[]).await;
     let mut redis = cluster.redis().await;
     redis.set::<_, _, ()>("kept", "1").await.unwrap();
@@ -172,6 +175,7 @@ async fn a_frontend_that_restarts_reads_the_ring_back_from_the_workers() {
 /// A worker that comes back over an empty database is somebody else: it votes only once it has copied.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_disk_is_noticed_and_filled_again() {
+    let _turn = turn().await;
     const KEYS: usize = 200;
     for with_frontend in [false, true] {
         let cluster = Cluster::start(&["--workers", "3"]).await;
@@ -204,9 +208,10 @@ async fn a_lost_disk_is_noticed_and_filled_again() {
 async fn empty_database(cluster: &Cluster, worker: &str) {
     let sockets = cluster.part(&format!("{worker}-db")).await.address;
     let connection = format!("host={sockets} user=tercet dbname=postgres");
-    let (client, driver) = tokio_postgres::connect(&connection, tokio_postgres::NoTls).await.unwrap();
+    let (client, driver) =
+        tokio_postgres::connect(&connection, tokio_postgres::NoTls).await.expect("its database runs");
     let driver = tokio::spawn(driver);
-    client.batch_execute("DROP SCHEMA tercet CASCADE").await.unwrap();
+    client.batch_execute("DROP SCHEMA tercet CASCADE").await.expect("nobody uses it");
     drop(client);
-    driver.await.unwrap().unwrap();
+    driver.await.expect("no panic").expect("ends in order");
 }

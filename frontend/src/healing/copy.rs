@@ -19,6 +19,7 @@
 //! lack them without the flush that explains it: it starts again, under the higher flush. The rows that it has
 //! installed already are not sent again. A newcomer never lowers a flush of the joint epoch on Begin.
 
+use futures_util::future::join_all;
 use tercet_common::mutants::{self, Mutant};
 use tercet_common::quorum::majority;
 use tercet_common::sync::{PartitionState, SYNC_ENTRIES_MAX};
@@ -168,11 +169,15 @@ impl<P: Peers> Run<'_, P> {
     /// read, but not reported yet; this look stands behind it.
     async fn is_steady(&mut self) -> Result<bool, HealError> {
         let under = self.merged.flush;
-        for source in self.sources.clone() {
-            let state = digest(self.peers, self.scope, source, START, 1).await?.state;
-            self.learn(&state);
-        }
+        let states = self.states(&self.sources.clone()).await?;
+        states.iter().for_each(|state| self.learn(state));
         Ok(self.merged.flush == under)
+    }
+
+    /// What these workers have beside their rows, in their order.
+    async fn states(&self, workers: &[WorkerIx]) -> Result<Vec<PartitionState>, HealError> {
+        let asks = workers.iter().map(|worker| digest(self.peers, self.scope, *worker, START, 1));
+        join_all(asks).await.into_iter().map(|answer| Ok(answer?.state)).collect()
     }
 
     /// Another old replica in the place of the source that is to blame for the error, if there is one.
@@ -189,18 +194,19 @@ impl<P: Peers> Run<'_, P> {
     }
 
     async fn begin(&mut self) -> Result<(), HealError> {
-        let mut nth = 0;
-        while let Some(source) = self.sources.get(nth).copied() {
-            match digest(self.peers, self.scope, source, START, 1).await {
-                Ok(digest) => {
-                    self.learn(&digest.state);
-                    nth += 1;
+        let own = loop {
+            let mut workers = self.sources.clone();
+            workers.push(self.newcomer);
+            match self.states(&workers).await {
+                Ok(mut states) => {
+                    let own = states.pop().unwrap_or_default();
+                    states.iter().for_each(|state| self.learn(state));
+                    break own;
                 }
                 Err(error) => self.replace_source(error)?,
             }
-        }
+        };
         // What it accepted in the joint epoch is its own to keep.
-        let own = digest(self.peers, self.scope, self.newcomer, START, 1).await?.state;
         if own.flush.epoch >= self.scope.epoch && own.flush > self.merged.flush {
             (self.merged.flush, self.merged.flush_clock) = (own.flush, own.flush_clock);
         }

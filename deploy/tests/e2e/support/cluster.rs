@@ -13,7 +13,7 @@ use tercet_frontend::coordinator::status::{Breaker, ClusterStatus, Health, Role}
 
 use super::http::Rest;
 use super::resp::Client;
-use super::{DEADLINE, POLL, eventually, in_time, processes};
+use super::{DEADLINE, POLL, eventually, in_time, processes, within};
 
 /// Time for an orderly end, in which a PostgreSQL may get 20 s for its last checkpoint.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
@@ -196,7 +196,9 @@ impl Cluster {
     }
 
     pub(crate) async fn wait_for_status(&self, what: &str, is_so: impl Fn(&ClusterStatus) -> bool) {
-        eventually(what, async || self.status().await.filter(|status| is_so(status)).map(drop)).await;
+        // A ring change in a build for tests, on a machine that does much else, takes its time.
+        let is_so = async || self.status().await.filter(|status| is_so(status)).map(drop);
+        within(DEADLINE * 3, what, is_so).await;
     }
 
     /// Until every worker is alive, is asked, and every key has all its replicas.

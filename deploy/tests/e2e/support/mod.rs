@@ -10,7 +10,7 @@ pub(crate) mod shared;
 use std::time::{Duration, Instant};
 
 pub(crate) use cluster::{Cluster, tercet};
-pub(crate) use shared::{alone, shared};
+pub(crate) use shared::{alone, shared, turn};
 
 /// Ends a run that hangs. Nothing is asserted about how long anything takes.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -18,13 +18,18 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 /// The one place where tests wait: asks until there is an answer, and tells what it waited for if there is none.
-pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
+    within(DEADLINE, what, ask).await
+}
+
+/// The same with another deadline.
+pub(crate) async fn within<T>(deadline: Duration, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(begun.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        assert!(begun.elapsed() < deadline, "waited {deadline:?} in vain: {what}");
         tokio::time::sleep(POLL).await;
     }
 }

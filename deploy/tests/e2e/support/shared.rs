@@ -38,6 +38,11 @@ pub(crate) async fn alone() -> Alone {
     Alone { cluster: Some(cluster().await), _turn: turn }
 }
 
+/// The machine, to oneself: for tests with clusters of their own that keep it busy. No other cluster's test runs meanwhile.
+pub(crate) async fn turn() -> RwLockWriteGuard<'static, ()> {
+    TURN.write().await
+}
+
 async fn cluster() -> Arc<Cluster> {
     let mut slot = CLUSTER.lock().await;
     if let Some(cluster) = slot.upgrade() {

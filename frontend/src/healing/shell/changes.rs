@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tercet_common::detector::Verdict;
-use tercet_common::ring_change::{self, Change, Decision, Sighting, Situation, Wait, What};
+use tercet_common::ring_change::{self, Change, Decision, Planner, Sighting, Situation, Wait, What};
 use tercet_common::{PartitionId, RingConfig, WorkerId};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -64,7 +64,9 @@ pub(crate) async fn run(
         tasks: tasks.clone(),
         until: until.clone(),
         config: first.clone(),
+        planner: Planner::default(),
         uptimes: BTreeMap::new(),
+        unreachable: BTreeMap::new(),
         began: Instant::now(),
         healer: Tasks::new(cluster.clone(), call_life(cluster.config.replica_timeout)),
         last_change: None,
@@ -123,8 +125,11 @@ struct Driver {
     tasks: TaskTracker,
     until: CancellationToken,
     config: Arc<RingConfig>,
+    planner: Planner,
     /// Since when each worker has been alive over the same data.
     uptimes: BTreeMap<WorkerId, (String, Instant)>,
+    /// Since when calls to a worker have not got through.
+    unreachable: BTreeMap<WorkerId, Instant>,
     began: Instant,
     healer: Tasks,
     last_change: Option<Instant>,
@@ -205,7 +210,7 @@ impl Driver {
             listening_for: self.began.elapsed(),
             copied: &copied,
         };
-        ring_change::plan(&situation)
+        self.planner.plan(&situation)
     }
 
     /// Partitions that have been copied one by one need not be completed one by one.
@@ -248,18 +253,30 @@ impl Driver {
             if verdict != Verdict::Alive || since.0 != uuid {
                 *since = (uuid.clone(), Instant::now());
             }
+            // A member has a link; of any other, that it has said what configuration it holds shows that calls get through.
+            let member =
+                self.cluster.find_worker(&worker.id, &uuid).filter(|_| worker.standing == Standing::Member);
+            let reached = member.map_or(worker.holds.is_some(), |worker| self.cluster.is_available(worker));
+            if reached {
+                self.unreachable.remove(&worker.id);
+            }
+            let unreachable =
+                (!reached).then(|| *self.unreachable.entry(worker.id.clone()).or_insert_with(Instant::now));
             seen.push(Sighting {
                 id: worker.id.clone(),
                 uuid,
                 verdict,
                 up_for: since.1.elapsed(),
-                unreachable_for: Duration::ZERO,
+                // Not zero while it lasts, also at the very first look.
+                unreachable_for: unreachable
+                    .map_or(Duration::ZERO, |at| at.elapsed().max(Duration::from_millis(1))),
                 returns: worker.returns,
                 virtual_nodes: said.virtual_nodes,
                 zone: said.zone.clone(),
             });
         }
         self.uptimes.retain(|id, _| seen.iter().any(|s| s.id == *id));
+        self.unreachable.retain(|id, _| seen.iter().any(|s| s.id == *id));
         seen
     }
 

@@ -15,8 +15,8 @@ use crate::coordinator::core::WorkerIx;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// While clients have operations under way, a pause follows each request, as a multiple of what it took ...
 const PAUSE_FACTOR: u32 = 1;
-/// ... up to this.
-const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// ... up to this: a request that took longer has waited, and not worked.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 impl Cluster {
     /// Leaves the machine to clients for a while after a request that took so long.

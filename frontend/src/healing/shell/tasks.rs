@@ -242,10 +242,10 @@ impl Tasks {
         }
         let how = Ended::of(kind, &outcome);
         match (found, task.work) {
-            (Found::Copy(epoch), Work::Copy { partition, newcomer }) if how == Ended::Done => {
-                if self.copied.insert((partition, epoch, newcomer)) {
-                    self.cluster.healing.progress.copied();
-                }
+            (Found::Copy(epoch), Work::Copy { partition, newcomer })
+                if how == Ended::Done && self.copied.insert((partition, epoch, newcomer)) =>
+            {
+                self.cluster.healing.progress.copied();
             }
             (Found::Compare(compared), Work::Compare { partition }) => {
                 if compared.tombstones > 0 {
