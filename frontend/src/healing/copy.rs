@@ -91,6 +91,16 @@ pub async fn copy<P: Peers>(
     Err(HealError::Unsteady)
 }
 
+/// What these workers have beside their rows, in their order.
+async fn states<P: Peers>(
+    peers: &P,
+    scope: Scope,
+    workers: &[WorkerIx],
+) -> Result<Vec<PartitionState>, HealError> {
+    let asks = workers.iter().map(|worker| digest(peers, scope, *worker, START, 1));
+    join_all(asks).await.into_iter().map(|answer| Ok(answer?.state)).collect()
+}
+
 struct Run<'a, P> {
     peers: &'a P,
     scope: Scope,
@@ -169,15 +179,9 @@ impl<P: Peers> Run<'_, P> {
     /// read, but not reported yet; this look stands behind it.
     async fn is_steady(&mut self) -> Result<bool, HealError> {
         let under = self.merged.flush;
-        let states = self.states(&self.sources.clone()).await?;
+        let states = states(self.peers, self.scope, &self.sources).await?;
         states.iter().for_each(|state| self.learn(state));
         Ok(self.merged.flush == under)
-    }
-
-    /// What these workers have beside their rows, in their order.
-    async fn states(&self, workers: &[WorkerIx]) -> Result<Vec<PartitionState>, HealError> {
-        let asks = workers.iter().map(|worker| digest(self.peers, self.scope, *worker, START, 1));
-        join_all(asks).await.into_iter().map(|answer| Ok(answer?.state)).collect()
     }
 
     /// Another old replica in the place of the source that is to blame for the error, if there is one.
@@ -197,7 +201,7 @@ impl<P: Peers> Run<'_, P> {
         let own = loop {
             let mut workers = self.sources.clone();
             workers.push(self.newcomer);
-            match self.states(&workers).await {
+            match states(self.peers, self.scope, &workers).await {
                 Ok(mut states) => {
                     let own = states.pop().unwrap_or_default();
                     states.iter().for_each(|state| self.learn(state));
