@@ -60,10 +60,14 @@ impl RowCache {
         }
     }
 
-    /// Looks at every entry; for what is rare.
     pub(super) fn remove_partition(&mut self, partition: PartitionId) {
+        self.remove_where(|slot| slot.partition == partition);
+    }
+
+    /// Looks at every entry; for what is rare.
+    pub(super) fn remove_where(&mut self, goes: impl Fn(&Slot) -> bool) {
         let slots = self.rows.iter().map(|(slot, _)| *slot);
-        let slots: Vec<_> = slots.filter(|slot| slot.partition == partition).collect();
+        let slots: Vec<_> = slots.filter(goes).collect();
         for slot in slots {
             self.remove(&slot);
         }

@@ -338,15 +338,20 @@ impl Replica {
             return;
         }
         self.membership = membership;
+        let mut begins = vec![false; self.partitions.len()];
         for id in PartitionId::all().take(self.partitions.len()) {
             if let Some(place) = self.membership.place(id) {
                 if self.partition_mut(id).hold(place) {
-                    // What is remembered of it may have been deleted since it was held.
-                    self.cache.remove_partition(id);
+                    begins[id.index()] = true;
                     self.partition_mut(id).commits_ended += 1;
                 }
                 self.refuse_older_epochs(id);
             }
+        }
+        // What is remembered of what it comes to hold may have been deleted since it was held before. One pass for all: there
+        // may be many partitions, and many rows.
+        if begins.contains(&true) {
+            self.cache.remove_where(|slot| begins[slot.partition.index()]);
         }
     }
 
