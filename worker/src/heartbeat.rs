@@ -63,6 +63,7 @@ pub(crate) async fn probe(
             if let Some(identity) = engine.identity() {
                 beat.worker_uuid = identity.worker_uuid;
                 beat.boot_generation = identity.boot_generation;
+                beat.opened_journal_seq = identity.journal_seq;
             }
             beat.journal_seq = engine.journal_seq();
             beat.health = Some(v1::WorkerHealth {

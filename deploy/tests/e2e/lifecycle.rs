@@ -38,7 +38,7 @@ async fn no_end_leaves_a_process_or_loses_data() {
     let refused = tercet(&[&args[..], &[dir.path().to_str().unwrap()]].concat()).await;
     assert_eq!(refused.status.code(), Some(1));
     let why = text(&refused.stderr);
-    assert!(why.contains("3 workers") && why.contains("--workers 5"), "{why}");
+    assert!(why.contains("3 workers, not 5") && why.contains("tercet node add"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,8 +19,9 @@ pub struct Beat {
     pub identity: Identity,
     /// Where its Replica service is, `host:port`.
     pub address: String,
-    /// The last journal seq that is durable.
+    /// The last journal seq that is durable, and that which was when it started.
     pub journal_seq: u64,
+    pub opened_journal_seq: u64,
     pub zone: String,
     pub virtual_nodes: u32,
     pub version: String,
@@ -89,6 +90,7 @@ impl Beat {
             identity: Identity { uuid: message.worker_uuid, boot_generation: message.boot_generation },
             address: message.address,
             journal_seq: message.journal_seq,
+            opened_journal_seq: message.opened_journal_seq,
             zone: message.zone,
             virtual_nodes: message.virtual_nodes,
             version: message.version,

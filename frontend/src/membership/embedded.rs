@@ -225,7 +225,8 @@ impl Embedded {
         let newest = proposer.decided().cloned();
         for worker in workers {
             let voter = worker.voter();
-            let soundness = state.witnesses.judge(&worker.witness, newest.as_deref());
+            let soundness =
+                state.witnesses.judge(&worker.witness, worker.opened_journal_seq, newest.as_deref());
             proposer.trust(&voter, soundness == Soundness::Sound, now);
             let holds = proposer.knows(&voter).filter(|holds| *holds > Epoch(0));
             if worker.standing == Standing::Member && soundness == Soundness::Sound {
@@ -277,7 +278,9 @@ impl Embedded {
         for worker in workers {
             let voter = worker.voter();
             let Some(known) = state.known.get_mut(&voter.id) else { continue };
-            let lost = state.witnesses.judge(&worker.witness, newest.map(Arc::as_ref)) == Soundness::Lost;
+            let lost =
+                state.witnesses.judge(&worker.witness, worker.opened_journal_seq, newest.map(Arc::as_ref))
+                    == Soundness::Lost;
             let recall = !lost && !state.witnesses.has_recalled(&voter);
             let ask = if lost { None } else { proposer.ask_of(&voter) };
             for (kind, wanted) in [(Kind::Decide, ask.is_some()), (Kind::Recall, recall), (Kind::Renew, lost)]

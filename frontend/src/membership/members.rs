@@ -146,6 +146,8 @@ impl Entry {
 #[derive(Clone, Debug)]
 pub struct Registered {
     pub witness: Witness,
+    /// The journal seq that it started with.
+    pub opened_journal_seq: u64,
     pub address: String,
     pub standing: Standing,
 }
@@ -307,6 +309,7 @@ impl Members {
     /// Everyone who can be called.
     pub fn registered(&self) -> Vec<Registered> {
         let registered = |entry: &Entry| Registered {
+            opened_journal_seq: entry.beat.opened_journal_seq,
             witness: entry.witness(),
             address: entry.beat.address.clone(),
             standing: self.standing(entry),
@@ -387,6 +390,7 @@ mod tests {
             identity: Identity { uuid: uuid.to_owned(), boot_generation },
             address: format!("{worker}:7380"),
             journal_seq: 0,
+            opened_journal_seq: 0,
             zone: String::new(),
             virtual_nodes: 128,
             version: "1".to_owned(),

@@ -15,6 +15,7 @@
 //! So a frontend may start again while workers are dead, and a worker may; but when both did, a majority of the other
 //! workers has to be there. A witness lags by a heartbeat: data that is older by less than that is not recognised.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tercet_common::quorum::majority;
@@ -110,15 +111,26 @@ impl Witnesses {
     }
 
     /// `now` is what a worker says of itself; `config` the newest configuration that anyone knows.
-    pub fn judge(&mut self, now: &Witness, config: Option<&RingConfig>) -> Soundness {
+    ///
+    /// What is remembered of an earlier life of the worker is held against the journal that it started with: since then it
+    /// may have grown by what was asked of it before it could be judged.
+    pub fn judge(
+        &mut self,
+        now: &Witness,
+        opened_journal_seq: u64,
+        config: Option<&RingConfig>,
+    ) -> Soundness {
         let ours = self.seen.get(&now.worker);
         let saw =
             |seen: &Witness| Reached { boot_generation: seen.boot_generation, journal_seq: seen.journal_seq };
         let theirs = self.told.get(&now.worker);
         let told = theirs.and_then(|told| told.get(&now.uuid)).copied();
         let same_data = || told.into_iter().chain(ours.filter(|seen| seen.uuid == now.uuid).map(saw));
-        let has_more =
-            |then: Reached| then.boot_generation > now.boot_generation || then.journal_seq > now.journal_seq;
+        let has_more = |then: Reached| match then.boot_generation.cmp(&now.boot_generation) {
+            Ordering::Greater => true,
+            Ordering::Equal => then.journal_seq > now.journal_seq,
+            Ordering::Less => then.journal_seq > opened_journal_seq,
+        };
         if same_data().any(has_more) {
             return Soundness::Lost;
         }
@@ -158,24 +170,45 @@ mod tests {
         Witness { worker, uuid, boot_generation, journal_seq }
     }
 
+    /// Of a worker that has done nothing yet since it started.
+    fn judge(witnesses: &mut Witnesses, now: &Witness, config: Option<&RingConfig>) -> Soundness {
+        witnesses.judge(now, now.journal_seq, config)
+    }
+
+    #[test]
+    fn what_a_worker_has_done_since_it_started_hides_no_loss() {
+        let (mut witnesses, config) = (Witnesses::default(), config());
+        for other in ["w2", "w3"] {
+            witnesses.recalled(voter(other), vec![witness("w1", 5, 50)]);
+        }
+        let now = witness("w1", 6, 60);
+        assert_eq!(witnesses.judge(&now, 49, Some(&config)), Soundness::Lost);
+        assert_eq!(witnesses.judge(&now, 50, Some(&config)), Soundness::Sound);
+        assert_eq!(
+            witnesses.judge(&witness("w1", 5, 60), 10, Some(&config)),
+            Soundness::Sound,
+            "the same life"
+        );
+    }
+
     #[test]
     fn a_majority_of_the_others_has_to_know_nothing_higher() {
         let (mut witnesses, config) = (Witnesses::default(), config());
         let now = witness("w1", 3, 50);
-        assert_eq!(witnesses.judge(&now, None), Soundness::Sound, "nobody is a member of anything");
-        assert_eq!(witnesses.judge(&now, Some(&config)), Soundness::Open);
+        assert_eq!(judge(&mut witnesses, &now, None), Soundness::Sound, "nobody is a member of anything");
+        assert_eq!(judge(&mut witnesses, &now, Some(&config)), Soundness::Open);
         witnesses.recalled(voter("w1"), vec![]);
         witnesses.recalled(voter("w9"), vec![]);
         assert_eq!(
-            witnesses.judge(&now, Some(&config)),
+            judge(&mut witnesses, &now, Some(&config)),
             Soundness::Open,
             "neither itself nor a spare counts"
         );
         witnesses.recalled(voter("w2"), vec![witness("w1", 2, 50)]);
-        assert_eq!(witnesses.judge(&now, Some(&config)), Soundness::Open, "w3 may remember more");
+        assert_eq!(judge(&mut witnesses, &now, Some(&config)), Soundness::Open, "w3 may remember more");
         witnesses.recalled(voter("w3"), vec![]);
-        assert_eq!(witnesses.judge(&now, Some(&config)), Soundness::Sound);
-        assert_eq!(witnesses.judge(&witness("w9", 1, 0), Some(&config)), Soundness::Sound, "a spare");
+        assert_eq!(judge(&mut witnesses, &now, Some(&config)), Soundness::Sound);
+        assert_eq!(judge(&mut witnesses, &witness("w9", 1, 0), Some(&config)), Soundness::Sound, "a spare");
     }
 
     #[test]
@@ -183,20 +216,28 @@ mod tests {
         let (mut witnesses, config) = (Witnesses::default(), config());
         witnesses.recalled(voter("w3"), vec![]);
         witnesses.recalled(voter("w2"), vec![witness("w1", 5, 50)]);
-        assert_eq!(witnesses.judge(&witness("w1", 6, 49), Some(&config)), Soundness::Lost);
-        assert_eq!(witnesses.judge(&witness("w1", 4, 50), Some(&config)), Soundness::Lost);
-        assert_eq!(witnesses.judge(&witness("w1", 6, 50), Some(&config)), Soundness::Sound);
+        assert_eq!(judge(&mut witnesses, &witness("w1", 6, 49), Some(&config)), Soundness::Lost);
+        assert_eq!(judge(&mut witnesses, &witness("w1", 4, 50), Some(&config)), Soundness::Lost);
+        assert_eq!(judge(&mut witnesses, &witness("w1", 6, 50), Some(&config)), Soundness::Sound);
         let other = Witness { uuid: "fresh".to_owned(), ..witness("w1", 1, 0) };
-        assert_eq!(witnesses.judge(&other, Some(&config)), Soundness::Sound, "another identity: no member");
+        assert_eq!(
+            judge(&mut witnesses, &other, Some(&config)),
+            Soundness::Sound,
+            "another identity: no member"
+        );
     }
 
     #[test]
     fn a_worker_that_was_not_started_again_has_lost_nothing() {
         let (mut witnesses, config) = (Witnesses::default(), config());
         witnesses.recalled(voter("w2"), vec![witness("w1", 5, 50)]);
-        assert_eq!(witnesses.judge(&witness("w1", 5, 60), Some(&config)), Soundness::Sound);
-        assert_eq!(witnesses.judge(&witness("w1", 6, 60), Some(&config)), Soundness::Open);
-        assert_eq!(witnesses.judge(&witness("w3", 1, 0), Some(&config)), Soundness::Sound, "its first life");
+        assert_eq!(judge(&mut witnesses, &witness("w1", 5, 60), Some(&config)), Soundness::Sound);
+        assert_eq!(judge(&mut witnesses, &witness("w1", 6, 60), Some(&config)), Soundness::Open);
+        assert_eq!(
+            judge(&mut witnesses, &witness("w3", 1, 0), Some(&config)),
+            Soundness::Sound,
+            "its first life"
+        );
     }
 
     #[test]
@@ -204,21 +245,25 @@ mod tests {
         let (mut witnesses, config) = (Witnesses::default(), config());
         witnesses.recalled(voter("w2"), vec![witness("w1", 5, 50)]);
         witnesses.recalled(voter("w3"), vec![witness("w1", 4, 60)]);
-        assert_eq!(witnesses.judge(&witness("w1", 6, 60), Some(&config)), Soundness::Sound);
-        assert_eq!(witnesses.judge(&witness("w1", 6, 59), Some(&config)), Soundness::Lost);
+        assert_eq!(judge(&mut witnesses, &witness("w1", 6, 60), Some(&config)), Soundness::Sound);
+        assert_eq!(judge(&mut witnesses, &witness("w1", 6, 59), Some(&config)), Soundness::Lost);
         witnesses.forget(&voter("w3"));
-        assert_eq!(witnesses.judge(&witness("w1", 6, 60), Some(&config)), Soundness::Open, "one of two");
-        assert_eq!(witnesses.judge(&witness("w1", 6, 59), Some(&config)), Soundness::Lost);
+        assert_eq!(
+            judge(&mut witnesses, &witness("w1", 6, 60), Some(&config)),
+            Soundness::Open,
+            "one of two"
+        );
+        assert_eq!(judge(&mut witnesses, &witness("w1", 6, 59), Some(&config)), Soundness::Lost);
         witnesses.recalled(voter("w3"), vec![]);
-        assert_eq!(witnesses.judge(&witness("w1", 6, 60), Some(&config)), Soundness::Sound);
+        assert_eq!(judge(&mut witnesses, &witness("w1", 6, 60), Some(&config)), Soundness::Sound);
     }
 
     #[test]
     fn what_this_frontend_saw_counts_for_all() {
         let (mut witnesses, config) = (Witnesses::default(), config());
         witnesses.saw(&witness("w1", 5, 50));
-        assert_eq!(witnesses.judge(&witness("w1", 6, 50), Some(&config)), Soundness::Sound);
-        assert_eq!(witnesses.judge(&witness("w1", 6, 40), Some(&config)), Soundness::Lost);
+        assert_eq!(judge(&mut witnesses, &witness("w1", 6, 50), Some(&config)), Soundness::Sound);
+        assert_eq!(judge(&mut witnesses, &witness("w1", 6, 40), Some(&config)), Soundness::Lost);
     }
 
     #[test]
@@ -228,7 +273,7 @@ mod tests {
         witnesses.recalled(voter("w2"), vec![witness("w1", 5, 50)]);
         witnesses.recalled(voter("w3"), vec![]);
         let other = Witness { uuid: "fresh".to_owned(), ..witness("w1", 1, 0) };
-        assert_eq!(witnesses.judge(&other, Some(&config)), Soundness::Other);
-        assert_eq!(witnesses.judge(&witness("w1", 6, 50), Some(&config)), Soundness::Sound);
+        assert_eq!(judge(&mut witnesses, &other, Some(&config)), Soundness::Other);
+        assert_eq!(judge(&mut witnesses, &witness("w1", 6, 50), Some(&config)), Soundness::Sound);
     }
 }
