@@ -56,6 +56,8 @@ mutants! {
     NewcomerShowsHidden => "newcomer-shows-hidden",
     /// What a newcomer held before, and the others have not, stays after the copy.
     StaleRowsKept => "stale-rows-kept",
+    /// A copy begins in a newcomer whose copy has finished.
+    CopyAfterFinish => "copy-after-finish",
     /// An expired value is answered as gone without a tombstone.
     ExpiryWithoutTombstone => "expiry-without-tombstone",
     /// A put is answered when its commit begins.

@@ -28,7 +28,9 @@ pub enum SyncRequest {
     /// The rows of these hashes. → [`SyncReply::Rows`]
     Fetch { partition: PartitionId, epoch: Epoch, hashes: Vec<KeyHash> },
     /// To a newcomer: the copy begins. Its flush becomes exactly this one (what it had may never have been chosen), and
-    /// its rows from before the epoch are hidden until the copy has passed them. → [`SyncReply::Done`]
+    /// its rows from before the epoch are hidden until the copy has passed them. → [`SyncReply::Done`], or
+    /// [`SyncReply::Whole`] and nothing is changed, when a copy of this epoch has finished: the next configuration may be
+    /// decided on the strength of that one at any time.
     ///
     /// `copy` names the copy, here and below: what an earlier one still sends is refused. A second copy of one epoch never
     /// lowers the flush that the first one set: what that left out may be explained by nothing else.
@@ -44,7 +46,8 @@ pub enum SyncRequest {
         evict: Vec<(KeyHash, Ballot)>,
         copied_to: Option<KeyHash>,
     },
-    /// To a newcomer: the copy is complete. Raises floor, vector and highest; shows all rows. → [`SyncReply::Done`]
+    /// To a newcomer: the copy is complete, also over restarts. Raises floor, vector and highest; shows all rows.
+    /// → [`SyncReply::Done`]
     Finish {
         partition: PartitionId,
         epoch: Epoch,
@@ -107,6 +110,8 @@ pub enum SyncReply {
     Rows(Vec<Option<Row>>),
     /// Durable.
     Done,
+    /// A copy of this epoch has finished before: the newcomer has all that it needs.
+    Whole,
     Changed(Changes),
     Remembered(Memory),
 }

@@ -275,6 +275,7 @@ impl From<SyncReply> for v1::Synced {
                 rows: rows.into_iter().map(|row| v1::SyncRow { row: row.map(Into::into) }).collect(),
             }),
             SyncReply::Done => R::Done(v1::Nothing {}),
+            SyncReply::Whole => R::Whole(v1::Nothing {}),
             SyncReply::Changed(changes) => R::Changed(v1::SyncChanged {
                 partitions: changes.entries.iter().map(|e| e.0.get().into()).collect(),
                 hashes: hashes_to_wire(changes.entries.iter().map(|e| &e.1)),
@@ -308,6 +309,7 @@ impl TryFrom<v1::Synced> for SyncReply {
             }
             R::Rows(_) => return Err(WireError::Malformed("rows")),
             R::Done(_) => Self::Done,
+            R::Whole(_) => Self::Whole,
             R::Changed(c) => Self::Changed(changes(c)?),
             R::Remembered(memory) => Self::Remembered(memory.try_into()?),
         })

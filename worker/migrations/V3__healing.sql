@@ -17,6 +17,10 @@ COMMENT ON COLUMN tercet.identity.register_accepted IS 'The term under which rin
 COMMENT ON COLUMN tercet.identity.pruned_seq IS
     'Journal rows up to this seq may be deleted. Behind it, a missing seq is an aborted commit.';
 
+ALTER TABLE tercet.partition ADD COLUMN copied bigint NOT NULL DEFAULT 0;
+COMMENT ON COLUMN tercet.partition.copied IS
+    'The joint epoch in which this worker became a replica by a copy that finished: in that epoch it is not copied again.';
+
 CREATE TABLE tercet.peer_position (
     peer text   PRIMARY KEY,
     seq  bigint NOT NULL

@@ -18,11 +18,14 @@
 //! A flush of the joint epoch can come at any time. It hides rows of the sources, so that a copy that goes on would
 //! lack them without the flush that explains it: it starts again, under the higher flush. The rows that it has
 //! installed already are not sent again. A newcomer never lowers a flush of the joint epoch on Begin.
+//!
+//! Two copies may run at once, of a frontend that is given up for dead and of its successor. The one that began last
+//! goes on; once one has finished, there is nothing left to copy, and the newcomer says so to whoever begins.
 
 use futures_util::future::join_all;
 use tercet_common::mutants::{self, Mutant};
 use tercet_common::quorum::majority;
-use tercet_common::sync::{PartitionState, SYNC_ENTRIES_MAX};
+use tercet_common::sync::{PartitionState, SYNC_ENTRIES_MAX, SyncReply};
 use tercet_common::{Ballot, Epoch, KeyHash, PartitionId, Row, SyncRequest};
 
 use super::stretch::{START, Stretch, digest};
@@ -134,7 +137,9 @@ enum Step {
 impl<P: Peers> Run<'_, P> {
     /// Goes once through the partition. `false`: a flush came in between.
     async fn pass(&mut self) -> Result<bool, HealError> {
-        self.begin().await?;
+        if !self.begin().await? {
+            return Ok(true);
+        }
         let mut from = START;
         loop {
             let mut workers = self.sources.clone();
@@ -197,7 +202,8 @@ impl<P: Peers> Run<'_, P> {
         Ok(())
     }
 
-    async fn begin(&mut self) -> Result<(), HealError> {
+    /// `false`: another copy has finished in the meantime, so that there is nothing to do.
+    async fn begin(&mut self) -> Result<bool, HealError> {
         let own = loop {
             let mut workers = self.sources.clone();
             workers.push(self.newcomer);
@@ -216,8 +222,14 @@ impl<P: Peers> Run<'_, P> {
         }
         let (Scope { partition, epoch }, copy) = (self.scope, self.copy);
         let (flush, flush_clock) = (self.merged.flush, self.merged.flush_clock.clone());
-        order(self.peers, self.newcomer, SyncRequest::Begin { partition, epoch, copy, flush, flush_clock })
-            .await
+        let request = SyncRequest::Begin { partition, epoch, copy, flush, flush_clock };
+        let worker = self.newcomer;
+        match self.peers.ask(worker, request).await {
+            Ok(SyncReply::Done) => Ok(true),
+            Ok(SyncReply::Whole) => Ok(false),
+            Ok(_) => Err(HealError::Malformed { worker }),
+            Err(why) => Err(HealError::of(worker, why)),
+        }
     }
 
     fn learn(&mut self, state: &PartitionState) {

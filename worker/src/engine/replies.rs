@@ -133,7 +133,7 @@ fn sync_weight(reply: &SyncReply) -> usize {
         SyncReply::Rows(rows) => rows.iter().map(|row| row.as_ref().map_or(1, Row::weight)).sum(),
         SyncReply::Changed(changes) => (changes.entries.len() + changes.flushed.len()) * ENTRY_WEIGHT,
         SyncReply::Remembered(memory) => (memory.positions.len() + memory.witnesses.len()) * 2 * ENTRY_WEIGHT,
-        SyncReply::Summed(_) | SyncReply::Done => 0,
+        SyncReply::Summed(_) | SyncReply::Done | SyncReply::Whole => 0,
     }
 }
 

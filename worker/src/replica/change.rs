@@ -6,6 +6,7 @@
 //!   collection for an earlier install, and the changes of one partition run one after the other, in their order.
 //! - What a change touched is dropped from the cache, and a commit that raced it does not fill the cache.
 //! - While a copy begins, no flush is accepted: the copy sets the flush, and must not undo one that is later.
+//! - Once a copy has finished, nothing of a copy is accepted in its epoch any more.
 
 use std::collections::VecDeque;
 
@@ -97,8 +98,8 @@ impl Replica {
                     self.changing.insert(id, Changing { end, sent: sent.clone(), copying });
                     return Some((id, sent));
                 }
-                Err(refusal) => {
-                    self.end_change(end, ReplicaReply::Refused(refusal));
+                Err(reply) => {
+                    self.end_change(end, reply);
                     self.release(id);
                 }
             }
@@ -106,23 +107,29 @@ impl Replica {
         None
     }
 
-    /// What to send to the store, and what the copy's progress is once that is durable.
-    fn prepare_change(&self, change: Change) -> Result<(PartitionChange, Option<Copying>), Refusal> {
+    /// What to send to the store, and what the copy's progress is once that is durable; or the answer at once.
+    fn prepare_change(&self, change: Change) -> Result<(PartitionChange, Option<Copying>), ReplicaReply> {
         if let Some(refusal) = self.outdated(change.partition, change.need) {
-            return Err(refusal);
+            return Err(ReplicaReply::Refused(refusal));
         }
         if self.read_only {
-            return Err(Refusal::Unavailable);
+            return Err(ReplicaReply::Refused(Refusal::Unavailable));
         }
         let partition = &self.partitions[change.partition.index()];
         let none = PartitionChange::none(change.partition);
         // Whatever was accepted under a promise is not durable without it.
         let mut sent = PartitionChange { promise: partition.promise, ..none };
-        let begun =
-            |copy| partition.copying.filter(|copying| copying.begun == Some(copy)).ok_or(Refusal::Invalid);
+        const INVALID: ReplicaReply = ReplicaReply::Refused(Refusal::Invalid);
+        let begun = |copy| {
+            let under_way = |copying: &Copying| copying.begun == Some(copy) && !copying.is_whole();
+            partition.copying.filter(under_way).ok_or(INVALID)
+        };
         let copying = match change.deed {
             Deed::Begin { copy, flush, clock } => {
-                let copying = partition.copying.ok_or(Refusal::Invalid)?;
+                let copying = partition.copying.ok_or(INVALID)?;
+                if copying.is_whole() {
+                    return Err(ReplicaReply::Synced(Box::new(SyncReply::Whole)));
+                }
                 // A flush of the joint epoch was accepted here, and one that an earlier copy of this epoch set explains
                 // what that left out: they stay. What the worker had before counts for nothing.
                 let own = partition.flush.epoch < copying.since && copying.begun.is_none();
@@ -131,7 +138,7 @@ impl Replica {
                     sent.vector = clock.clone();
                     sent.flush = Some((flush, clock));
                 }
-                Some(Copying { begun: Some(copy), ..Copying::new(copying.since) })
+                Some(Copying { begun: Some(copy), copied: Copied::NOTHING, ..copying })
             }
             Deed::Install { copy, rows, evict, copied_to } => {
                 let copying = begun(copy)?;
@@ -147,6 +154,7 @@ impl Replica {
             Deed::Finish { copy, floor, vector, highest } => {
                 let copying = begun(copy)?;
                 (sent.floor, sent.vector, sent.highest) = (floor, vector, highest);
+                sent.copied = copying.since;
                 Some(Copying { copied: Copied::All, ..copying })
             }
             Deed::Collect { floor, tombstones } => {
@@ -207,6 +215,7 @@ impl Replica {
         partition.durable = partition.durable.max(sent.promise);
         partition.floor = partition.floor.max(sent.floor);
         partition.durable_floor = partition.durable_floor.max(sent.floor);
+        partition.copied = partition.copied.max(sent.copied);
         partition.learn(sent.highest, &sent.vector);
         // The configuration may have changed meanwhile.
         if let (Some(copying), Some(progress)) = (&mut partition.copying, progress)

@@ -10,7 +10,12 @@
 //!
 //! How far the copy has come is kept in memory only. After a restart all is hidden again, and the copy begins anew;
 //! rows that are there already are not sent again.
+//!
+//! That it has **finished** is durable, and final in its epoch: the configuration that makes the newcomer a full replica
+//! may be decided, by a frontend that is slow or dead by now, at any time from then on. A second copy would evict rows
+//! and set a flush that its own sources explain only when it has come to its end, so it is not let in.
 
+use tercet_common::mutants::{self, Mutant};
 use tercet_common::{Ballot, Epoch, KeyHash};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,8 +40,15 @@ impl Copied {
 }
 
 impl Copying {
-    pub(super) fn new(since: Epoch) -> Self {
-        Self { since, begun: None, copied: Copied::NOTHING }
+    /// At the beginning of the joint epoch `since`, or behind the copy that has finished in it. `finished`: the last
+    /// epoch whose copy has.
+    pub(super) fn new(since: Epoch, finished: Epoch) -> Self {
+        let whole = finished == since && !mutants::on(Mutant::CopyAfterFinish);
+        Self { since, begun: None, copied: if whole { Copied::All } else { Copied::NOTHING } }
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.copied == Copied::All && !mutants::on(Mutant::CopyAfterFinish)
     }
 
     pub(super) fn hides(&self, hash: KeyHash, ballot: Ballot) -> bool {
@@ -48,6 +60,6 @@ impl Copying {
     }
 
     pub(super) fn hides_flush(&self, ballot: Ballot) -> bool {
-        ballot.epoch < self.since && self.begun.is_none()
+        ballot.epoch < self.since && self.begun.is_none() && !self.is_whole()
     }
 }

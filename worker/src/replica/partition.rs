@@ -1,7 +1,7 @@
 //! One partition's part of the state.
 
 use tercet_common::mutants::{self, Mutant};
-use tercet_common::{Ballot, KeyHash, Promise, VectorClock};
+use tercet_common::{Ballot, Epoch, KeyHash, Promise, VectorClock};
 
 use super::barrier::{Barrier, Mark};
 use super::change::Change;
@@ -30,6 +30,8 @@ pub(super) struct Partition {
     pub(super) highest: Ballot,
     /// The worker is a newcomer.
     pub(super) copying: Option<Copying>,
+    /// The last epoch in which a copy finished. Durable.
+    pub(super) copied: Epoch,
     /// Begins of a copy that are accepted and not ended.
     pub(super) beginning: usize,
     /// Accepted writes and changes that have not ended.
@@ -71,15 +73,17 @@ impl Partition {
         self.flush_clock = record.flush_clock;
         self.vector = record.vector;
         self.highest = record.highest;
-        // How far the copy had come is not kept.
-        self.copying = self.copying.map(|copying| Copying::new(copying.since));
+        self.copied = record.copied;
+        // How far an unfinished copy had come is not kept.
+        self.copying = self.copying.map(|copying| Copying::new(copying.since, self.copied));
     }
 
     /// The place that a new configuration gives it. `true`: it is a newcomer that was none before.
     pub(super) fn hold(&mut self, place: Place) -> bool {
         self.promise = self.promise.max(fence(place.epoch));
         let copying = self.copying.filter(|copying| copying.since == place.epoch);
-        self.copying = (place.role == Role::Newcomer).then(|| copying.unwrap_or(Copying::new(place.epoch)));
+        self.copying = (place.role == Role::Newcomer)
+            .then(|| copying.unwrap_or_else(|| Copying::new(place.epoch, self.copied)));
         self.copying.is_some() && copying.is_none()
     }
 

@@ -423,7 +423,8 @@ impl Store for MemoryStore {
     fn change(&self, change: PartitionChange) -> BoxFuture<'_, CommitOutcome> {
         debug_assert!(change.is_sorted(), "rows and evictions must be sorted by hash, each once");
         Box::pin(async move {
-            let one = [change.floor, change.highest, change.promise.ballot(0)];
+            let copied = Ballot { epoch: change.copied, ..Ballot::ZERO };
+            let one = [change.floor, change.highest, change.promise.ballot(0), copied];
             let ballots = one.into_iter().chain(change.rows.iter().map(|row| row.ballot));
             let ballots = ballots.chain(change.evict.iter().map(|evicted| evicted.1));
             let ballots = ballots.chain(change.flush.iter().map(|flush| flush.0));

@@ -35,6 +35,8 @@ pub struct PartitionRecord {
     pub vector: VectorClock,
     /// The highest ballot of them.
     pub highest: Ballot,
+    /// The last joint epoch whose copy has finished here.
+    pub copied: Epoch,
 }
 
 /// Who the data is.
@@ -98,6 +100,8 @@ pub struct PartitionChange {
     pub highest: Ballot,
     /// Raised.
     pub promise: Promise,
+    /// Raised.
+    pub copied: Epoch,
 }
 
 impl PartitionChange {
@@ -112,6 +116,7 @@ impl PartitionChange {
             vector: VectorClock::new(),
             highest: Ballot::ZERO,
             promise: Promise::ZERO,
+            copied: Epoch::default(),
         }
     }
 

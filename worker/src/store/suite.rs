@@ -615,11 +615,13 @@ pub(crate) async fn a_change_sets_the_flush_exactly_and_raises_the_rest(fixture:
         vector: VectorClock::new().with_dot(Incarnation(3), 8),
         highest: ballot(40),
         promise: promise(1, 2, 3),
+        copied: Epoch(5),
         ..flush(10)
     };
     changed(&*store, state).await;
     changed(&*store, PartitionChange { floor: ballot(6), promise: promise(1, 1, 1), ..change([], &[]) })
         .await;
+    changed(&*store, PartitionChange { copied: Epoch(4), ..change([], &[]) }).await;
     // Rows between the old flush and the new one are there to stay, also when all that is due has been deleted.
     let installed = [row("{t}installed", 15, "v"), row("{t}gone", 9, "v")];
     changed(&*store, change(installed, &[])).await;
@@ -627,7 +629,7 @@ pub(crate) async fn a_change_sets_the_flush_exactly_and_raises_the_rest(fixture:
         let record = record(&*store).await;
         assert_eq!((record.flush, &record.flush_clock), (ballot(10), &clock(10)));
         assert_eq!((record.floor, record.highest), (ballot(7), ballot(40)));
-        assert_eq!(record.promise, promise(1, 2, 3));
+        assert_eq!((record.promise, record.copied), (promise(1, 2, 3), Epoch(5)));
         assert_eq!(record.vector, clock(30).with_dot(Incarnation(3), 8));
         let keys: Vec<_> = all_pages(&*store, everything()).await.into_iter().map(|row| row.key).collect();
         let mut expected = ["{t}above", "{t}installed"].map(|key| row(key, 0, "").key);

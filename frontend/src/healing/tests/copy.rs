@@ -281,3 +281,17 @@ proptest! {
         prop_assert_eq!((again.rows, again.evicted), (0, 0));
     }
 }
+
+/// Of a frontend that is given up for dead, for example: the ring may be changed on the strength of its copy at any time.
+#[test]
+fn a_second_copy_leaves_a_newcomer_alone_whose_copy_has_finished() {
+    let world = world(&[(0, row(1, old(2), value("only one has it"))), (1, row(1, old(1), value("a")))]);
+    copied(&world).unwrap();
+    let before = shown(&world);
+    assert_eq!(before, [(hash(1), old(2))].into());
+    let second = CopyJob { old: vec![2, 1, 0], name: 2, ..job() };
+    let mut done = Copied::default();
+    run(copy(&world, &second, &mut done, &mut |_| ())).unwrap();
+    assert_eq!(done, Copied::default());
+    assert_eq!(shown(&world), before);
+}

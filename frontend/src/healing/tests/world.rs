@@ -187,10 +187,13 @@ impl Worker {
             }
             SyncRequest::Begin { partition, epoch, flush, flush_clock, .. } => {
                 let held = self.held(partition);
+                if held.complete {
+                    return Ok(SyncReply::Whole);
+                }
                 if held.state.flush.epoch < epoch || flush > held.state.flush {
                     (held.state.flush, held.state.flush_clock) = (flush, flush_clock);
                 }
-                (held.copied_to, held.complete) = (None, false);
+                held.copied_to = None;
                 SyncReply::Done
             }
             SyncRequest::Install { partition, rows, evict, copied_to, .. } => {

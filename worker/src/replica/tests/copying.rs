@@ -479,3 +479,48 @@ fn a_full_disk_refuses_changes() {
     assert_eq!(rig.ask(finish(Ballot::ZERO)), unavailable);
     assert!(rig.replica.stats().read_only && rig.replica.is_open());
 }
+
+/// A second copy would evict what only its own end explains, while the next configuration may be decided on the strength
+/// of the first one: an acknowledged write was lost.
+#[test]
+fn a_copy_that_has_finished_is_final_in_its_epoch() {
+    let whole = || ReplicaReply::Synced(Box::new(SyncReply::Whole));
+    let ask = |rig: &mut Rig, request| {
+        rig.submit(request);
+        assert_eq!(rig.replica.next_change(), None);
+        rig.answers().remove(0).1
+    };
+    let flush = term(1).ballot(3);
+    let mut rig = newcomer(PartitionRecord::default());
+    for request in [begin(flush), install(&[row_at("a", term(1).ballot(7))], &[], None), finish(flush)] {
+        rig.submit(request);
+        rig.make_change();
+    }
+    rig.answers();
+    let stale = row_at("a", term(1).ballot(7));
+    let invalid = refused(Refusal::Invalid);
+    let late = [install(&[], &[&stale], None), finish(flush)];
+    assert_eq!(ask(&mut rig, begin(Ballot::ZERO)), whole());
+    for request in late.clone() {
+        assert_eq!(ask(&mut rig, request), invalid, "of a copy that has ended");
+    }
+
+    // After a restart too.
+    let mut rig = newcomer(PartitionRecord { flush, copied: Epoch(JOINT), ..PartitionRecord::default() });
+    assert_eq!(ask(&mut rig, begin(Ballot::ZERO)), whole());
+    for request in late {
+        assert_eq!(ask(&mut rig, request), invalid);
+    }
+    let id = rig.submit(get_joint("a"));
+    rig.read(Some(stale.clone()));
+    assert_eq!(rig.answers(), [(id, version(stale))]);
+    let id = rig.submit(get_joint("b"));
+    rig.read(None);
+    assert_eq!(rig.answers(), [(id, flushed(flush))]);
+
+    // A copy of an earlier epoch says nothing of this one.
+    let mut rig = newcomer(PartitionRecord { copied: Epoch(JOINT - 1), ..PartitionRecord::default() });
+    let id = rig.submit(begin(Ballot::ZERO));
+    rig.make_change();
+    assert_eq!(rig.answers(), [(id, done())]);
+}

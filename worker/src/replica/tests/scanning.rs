@@ -50,7 +50,15 @@ fn rig_with_state() -> (Rig, PartitionState) {
     };
     let mut rig = Rig::new();
     let PartitionState { flush, flush_clock, floor, vector, highest } = state.clone();
-    rig.open(PartitionRecord { promise: term(1), floor, flush, flush_clock, vector, highest });
+    rig.open(PartitionRecord {
+        promise: term(1),
+        floor,
+        flush,
+        flush_clock,
+        vector,
+        highest,
+        ..Default::default()
+    });
     (rig, state)
 }
 

@@ -98,6 +98,7 @@ impl Durable {
         self.observe(partition, change.highest, &change.vector);
         let record = self.record(partition);
         record.floor = record.floor.max(change.floor);
+        record.copied = record.copied.max(change.copied);
         if let Some((ballot, clock)) = change.flush {
             self.observe(partition, ballot, &clock);
             self.flush(partition, ballot, clock);

@@ -18,7 +18,7 @@ use super::super::codec::{encode_advances, encode_clock};
 use super::super::ledger::Seen;
 use super::super::{CommitOutcome, PartitionChange, RowOutcome, StoreError};
 use super::Session;
-use super::columns::{Ballots, HashColumn, PLACEHOLDER, RowColumns, ballot_numbers, smallint};
+use super::columns::{Ballots, HashColumn, PLACEHOLDER, RowColumns, ballot_numbers, signed, smallint};
 use super::commit::{COMMIT_ROWS, outcomes, upsert_rows};
 use super::connect::within;
 use super::error::{is_clean_abort, statement_error};
@@ -41,13 +41,14 @@ pub(super) static EVICT: LazyLock<String> = LazyLock::new(|| {
 static WRITE_AGAIN: LazyLock<String> = LazyLock::new(upsert_rows);
 
 /// `$1` partition, `$2` to `$4` the promise, `$5` to `$8` the floor, `$9` whether the flush is set, to `$10` to `$13`
-/// with the clock `$14`.
+/// with the clock `$14`; `$15` the epoch of a finished copy.
 const SET_PARTITION: &str = "UPDATE tercet.partition SET \
        promised = GREATEST(promised, ROW($2::bigint, $3::bigint, $4::bigint)::tercet.promise), \
        floor = GREATEST(floor, ROW($5::bigint, $6::bigint, $7::bigint, $8::bigint)::tercet.ballot), \
        flush = CASE WHEN $9::boolean \
          THEN ROW($10::bigint, $11::bigint, $12::bigint, $13::bigint)::tercet.ballot ELSE flush END, \
-       flush_clock = CASE WHEN $9 THEN $14::bytea ELSE flush_clock END \
+       flush_clock = CASE WHEN $9 THEN $14::bytea ELSE flush_clock END, \
+       copied = GREATEST(copied, $15::bigint) \
      WHERE id = $1::smallint";
 
 pub(super) async fn change(session: &Session, change: &PartitionChange) -> CommitOutcome {
@@ -115,6 +116,7 @@ struct Statements<'a> {
     floor: [i64; 4],
     flush: [i64; 4],
     flush_clock: Vec<u8>,
+    copied: i64,
 }
 
 impl<'a> Statements<'a> {
@@ -138,6 +140,7 @@ impl<'a> Statements<'a> {
             floor: ballot_numbers(change.floor)?,
             flush: ballot_numbers(flush)?,
             flush_clock,
+            copied: signed(change.copied.0)?,
         })
     }
 
@@ -193,9 +196,9 @@ impl<'a> Statements<'a> {
     }
 
     async fn set_partition(&self, client: &Client) -> Result<(), DriverError> {
-        let Self { promise, floor, flush, .. } = self;
+        let Self { promise, floor, flush, copied, .. } = self;
         let set = !self.flushed.is_empty();
-        if [promise, floor].iter().all(|numbers| **numbers == [0; 4]) && !set {
+        if [promise, floor].iter().all(|numbers| **numbers == [0; 4]) && !set && *copied == 0 {
             return Ok(());
         }
         let partition = smallint(self.change.partition);
@@ -205,6 +208,7 @@ impl<'a> Statements<'a> {
         params.push(&set);
         params.extend(flush.iter().map(as_param));
         params.push(&self.flush_clock);
+        params.push(copied);
         let statement = client.prepare_cached(SET_PARTITION).await?;
         client.execute(&statement, &params).await.map(drop)
     }

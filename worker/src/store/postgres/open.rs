@@ -184,7 +184,7 @@ pub(super) async fn load(client: &Client, patience: Duration) -> Result<(Loaded,
          (promised).epoch, (promised).n, (promised).incarnation, \
          (floor).epoch, (floor).n, (floor).incarnation, (floor).seq, \
          (flush).epoch, (flush).n, (flush).incarnation, (flush).seq, \
-         (highest).epoch, (highest).n, (highest).incarnation, (highest).seq, flush_clock \
+         (highest).epoch, (highest).n, (highest).incarnation, (highest).seq, flush_clock, copied \
          FROM tercet.partition ORDER BY id";
     const JOURNAL: &str = "SELECT seq, advances FROM tercet.journal WHERE seq > $1 ORDER BY seq";
 
@@ -253,5 +253,6 @@ fn partition(row: &Row) -> Result<PartitionRecord, StoreError> {
         highest: ballot(13)?,
         vector: decode_clock(row.get(1))?,
         flush_clock: decode_clock(row.get(17))?,
+        copied: Epoch(unsigned(row.get(18))?),
     })
 }
