@@ -81,6 +81,7 @@ pub(crate) enum Event {
     },
     Change {
         partition: usize,
+        nth: u64,
         step: ChangeStep,
     },
     /// Of a procedure's request.
@@ -127,6 +128,7 @@ pub(crate) struct World {
     pub(crate) configuration: Arc<Configuration>,
     /// Of each partition the change under way.
     pub(crate) changes: Vec<Option<Change>>,
+    pub(crate) changes_begun: u64,
     /// Of each worker's disk, perhaps an old copy.
     pub(crate) backups: Vec<Option<Snapshot>>,
     /// Comparisons since this was set have found all equal.
@@ -174,6 +176,7 @@ impl World {
             names,
             configuration: Arc::new(Configuration { number: 1, groups }),
             changes: vec![None; plan.partitions],
+            changes_begun: 0,
             equal: true,
             backups: vec![None; plan.workers + plan.spares],
             frontends,
@@ -276,7 +279,7 @@ impl World {
                 self.pump(worker);
             }
             Event::FrontendHolds { frontend, configuration } => self.frontend_holds(frontend, &configuration),
-            Event::Change { partition, step } => self.change_step(partition, step),
+            Event::Change { partition, nth, step } => self.change_step(partition, nth, step),
             Event::AskTimeout { frontend, life, ask } if self.frontends[frontend].life == life => {
                 self.ask_timeout(frontend, ask);
             }
