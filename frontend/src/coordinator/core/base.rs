@@ -190,17 +190,30 @@ impl Core {
         let collected = base.answers.iter().map(|(_, held)| held.floor).max().unwrap_or_default();
         let again = mutants::on(Mutant::RetryOverCollected);
         if !again && sent().any(|ballot| collected >= *ballot) {
-            self.fail_batch(id, batch, OpError::Uncertain);
-            return self.advance(id);
+            return self.judge_uncertain(id, batch);
         }
         let again = mutants::on(Mutant::RetryUncertain);
         if !again && sent().next().is_some() && sent().any(|ballot| highest.ballot >= *ballot) {
-            self.fail_batch(id, batch, OpError::Uncertain);
-            return self.advance(id);
+            return self.judge_uncertain(id, batch);
         }
         // Below all that was sent: a quorum has promised a higher term, so those puts can never be chosen as they are.
         let unsent = std::mem::take(&mut batch.sent);
         batch.abandoned.extend(unsent);
         self.apply(id, batch, highest.row, Origin::Replicas { chosen, ballot: highest.ballot, holder });
+    }
+
+    /// Nobody can tell what became of the batch's puts. Operations whose changes these carried are uncertain. The others,
+    /// reads and what found nothing to change, have left nothing anywhere: a put that only made a version of somebody
+    /// else's chosen is that other one's, and whoever meets it may. They begin again, as if they had just come.
+    fn judge_uncertain(&mut self, id: Id, mut batch: Batch) {
+        let uncertain = batch.ops.extract_if(.., |op| op.sent).collect();
+        let fresh = std::mem::replace(&mut batch.ops, uncertain);
+        if !batch.ops.is_empty() {
+            self.fail_batch(id, batch, OpError::Uncertain);
+        }
+        if let Some(slot) = self.slots.get_mut(id) {
+            fresh.into_iter().rev().for_each(|op| slot.queue.push_front(op));
+        }
+        self.advance(id);
     }
 }

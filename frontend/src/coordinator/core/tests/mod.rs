@@ -3,6 +3,7 @@
 mod contended;
 mod directed;
 mod linearizable;
+mod overtaken;
 mod random;
 mod reconfigured;
 mod replica;
