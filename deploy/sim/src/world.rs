@@ -141,6 +141,8 @@ pub(crate) struct World {
     pub(crate) to_issue: usize,
     /// Nothing goes wrong any more.
     pub(crate) calm: bool,
+    /// Then the last message has arrived that was sent before the calm.
+    pub(crate) quiet_at: Time,
     pub(crate) events: u64,
     pub(crate) trace: Trace,
     /// The first thing that must not be.
@@ -185,6 +187,7 @@ impl World {
             record: Record::default(),
             to_issue: plan.operations,
             calm: false,
+            quiet_at: 0,
             events: 0,
             trace,
             violation: None,
@@ -373,6 +376,9 @@ impl World {
         event(core);
         let out = std::mem::take(&mut core.out);
         let next = core.next_timer();
+        if out.counts.clock_conflicts > 0 {
+            self.violate("clock order contradicts ballot order");
+        }
         self.plan_tick(nth, next.map(|at| at.as_micros() as Time));
         for (worker, call, request) in out.sends {
             self.send(nth, worker, call, request);
@@ -550,6 +556,8 @@ impl World {
         self.trace.say(self.now, || "all trouble ends".to_owned());
         self.calm = true;
         let now = self.now;
+        // Doubles take twice as long, and who was paused hears them a bit later.
+        self.quiet_at = now + 2 * self.plan.delay.1 + 2 * MILLISECOND;
         for worker in 0..self.workers.len() {
             let paused = &mut self.workers[worker];
             paused.paused_until = paused.paused_until.min(now + MILLISECOND);

@@ -81,6 +81,11 @@ impl Core {
         let Phase::Base(base) = &mut slot.phase else { return };
         let Some((_, state)) = base.asked.iter_mut().find(|(asked, _)| *asked == worker) else { return };
         match answer {
+            // Repaired with what a quorum had chosen in a higher term, of which its promise tells nothing. A put of this
+            // term would only be left over there, and claim by its clock to have seen what outranks it.
+            Answer::Reply(ReplicaReply::Version(held)) if held.ballot.promise() > base.promise => {
+                self.deposed_in_base(id, held.ballot.promise());
+            }
             Answer::Reply(ReplicaReply::Version(held)) => {
                 *state = Asked::Answered;
                 base.answers.push((worker, held));

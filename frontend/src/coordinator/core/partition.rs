@@ -221,18 +221,25 @@ impl Core {
 
     pub(super) fn prepare_answer(&mut self, id: PartitionId, round: u32, worker: WorkerIx, answer: Answer) {
         let Some(partition) = self.partition_mut(id) else { return };
-        if let Answer::Reply(ReplicaReply::Refused(Refusal::Promise { promised })) = &answer {
-            partition.saw(*promised);
+        let above = match &answer {
+            Answer::Reply(ReplicaReply::Refused(Refusal::Promise { promised })) => Some(*promised),
+            // A replica that was repaired may hold what a quorum has chosen in a term that it never promised.
+            Answer::Reply(ReplicaReply::Prepared { highest, .. }) => Some(highest.promise()),
+            Answer::Reply(_) | Answer::Lost => None,
+        };
+        if let Some(promised) = above {
+            partition.saw(promised);
         }
         let Ownership::Preparing { promise, tracker, rival } = &mut partition.ownership else { return };
         if partition.round != round {
             return;
         }
         let promise = *promise;
-        *rival |= matches!(&answer, Answer::Reply(ReplicaReply::Refused(Refusal::Promise { .. })));
+        let outranked = above.is_some_and(|above| above > promise);
+        *rival |= outranked;
         let rival = *rival;
         match answer {
-            Answer::Reply(ReplicaReply::Prepared { vector, .. }) => {
+            Answer::Reply(ReplicaReply::Prepared { vector, .. }) if !outranked => {
                 tracker.ack(worker);
                 // Not of a late answer: it may tell of puts of a higher term, which a put of this one must not claim to
                 // have seen.
