@@ -14,6 +14,7 @@ use crate::store::{CommitBatch, CommitOutcome, PartitionChange, RowOutcome, Stor
 mod collecting;
 mod copying;
 mod epochs;
+mod mutants;
 mod promises;
 mod random;
 mod random_sync;
