@@ -74,9 +74,21 @@ mutants! {
     UnansweredAsRefused => "unanswered-as-refused",
     /// A new epoch is answered before older ones are fenced off durably.
     EpochWithoutFence => "epoch-without-fence",
+    /// A worker votes on ring configurations below what it promised.
+    VoteBelowPromise => "vote-below-promise",
+    /// A worker votes for any number, not only for the one behind what it knows to be decided.
+    VoteOutOfTurn => "vote-out-of-turn",
+    /// A configuration is put to the vote although no majority has promised its term.
+    VoteWithoutPromises => "vote-without-promises",
+    /// A configuration is put to the vote although those who promised have voted for another one.
+    VoteUnbound => "vote-unbound",
+    /// The voters of the next configuration alone decide it.
+    DecideWithoutElectors => "decide-without-electors",
+    /// A worker that forgot promises and votes counts as a voter.
+    CountForgetful => "count-forgetful",
 }
 
-#[cfg(feature = "mutants")]
+#[cfg(any(test, feature = "mutants"))]
 mod switch {
     use std::cell::Cell;
 
@@ -105,11 +117,11 @@ mod switch {
     }
 }
 
-#[cfg(feature = "mutants")]
+#[cfg(any(test, feature = "mutants"))]
 pub use switch::{fails_without, on, switch};
 
 /// Whether the rule is broken: never.
-#[cfg(not(feature = "mutants"))]
+#[cfg(not(any(test, feature = "mutants")))]
 pub const fn on(_: Mutant) -> bool {
     false
 }

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::{Backoff, BackoffPolicy};
+use crate::mutants::{self, Mutant};
 use crate::quorum::majority;
 use crate::ring_register::{Ask, RegisterState, Vote, number};
 use crate::{Epoch, Incarnation, RingConfig, Term, WorkerId};
@@ -225,7 +226,8 @@ impl Proposer {
         let seen = self.voters.get(voter)?;
         let Some(state) = &seen.state else { return Some(Ask::default()) };
         let known = self.decided().cloned().filter(|decided| decided.epoch > state.number());
-        let attempt = self.attempt.as_ref().filter(|attempt| seen.trusted && state.promised <= attempt.term);
+        let asked = seen.trusted || mutants::on(Mutant::CountForgetful);
+        let attempt = self.attempt.as_ref().filter(|attempt| asked && state.promised <= attempt.term);
         let step = attempt.and_then(|attempt| attempt.step_of(voter, state));
         match step {
             Some((term, accept)) => Some(Ask { term, known, accept }),
@@ -291,7 +293,8 @@ impl Proposer {
 
     /// The answers of those who vote, with their indexes among the members.
     fn answers<'a>(&'a self, electors: &'a Electorate) -> impl Iterator<Item = (usize, &'a RegisterState)> {
-        let trusted = self.voters.iter().filter(|(_, seen)| seen.trusted);
+        let all = mutants::on(Mutant::CountForgetful);
+        let trusted = self.voters.iter().filter(move |(_, seen)| seen.trusted || all);
         trusted.filter_map(|(voter, seen)| Some((electors.index_of(voter)?, seen.state.as_ref()?)))
     }
 
@@ -415,7 +418,9 @@ impl Proposer {
                     let vote = state.vote_for(next.config.epoch);
                     vote.is_some_and(|vote| vote.term == term && vote.config == next.config)
                 };
-                if self.is_majority(&electors, voted) && self.is_majority(&next, voted) {
+                let elected =
+                    self.is_majority(&electors, voted) || mutants::on(Mutant::DecideWithoutElectors);
+                if elected && self.is_majority(&next, voted) {
                     self.learn(next);
                 }
             }
@@ -425,7 +430,7 @@ impl Proposer {
     fn gather_promises(&mut self, term: Term, electors: Electorate) {
         let base = self.base();
         let promised = |state: &RegisterState| state.promised == term && state.number() == base;
-        if !self.is_majority(&electors, promised) {
+        if !self.is_majority(&electors, promised) && !mutants::on(Mutant::VoteWithoutPromises) {
             return;
         }
         let next = self.next();
@@ -434,6 +439,7 @@ impl Proposer {
             votes.max_by_key(|vote| vote.term).map(|vote| vote.config.clone())
         };
         let binding = newest(&mut promises.filter_map(|state| state.vote_for(next)));
+        let binding = binding.filter(|_| !mutants::on(Mutant::VoteUnbound));
         // Of one who has not promised: it does not bind, but is as good as any, and asks for an end.
         let begun = newest(&mut self.answers(&electors).filter_map(|(_, state)| state.vote_for(next)));
         let is_first = self.decided.is_none();

@@ -24,6 +24,7 @@
 
 use std::sync::Arc;
 
+use crate::mutants::{self, Mutant};
 use crate::{Epoch, RingConfig, Term};
 
 /// What a worker keeps of the register. Durable before any answer; and the answer.
@@ -70,9 +71,10 @@ impl RegisterState {
             next.decided = Some(known.clone());
             next.vote = next.vote.filter(|vote| vote.config.epoch > known.epoch);
         }
-        if ask.term >= next.promised {
-            next.promised = ask.term;
-            let is_next = |config: &&Arc<RingConfig>| config.epoch.0 == next.number().0 + 1;
+        if ask.term >= next.promised || mutants::on(Mutant::VoteBelowPromise) {
+            next.promised = next.promised.max(ask.term);
+            let out_of_turn = mutants::on(Mutant::VoteOutOfTurn);
+            let is_next = |config: &&Arc<RingConfig>| config.epoch.0 == next.number().0 + 1 || out_of_turn;
             if let Some(config) = ask.accept.as_ref().filter(is_next) {
                 next.vote = Some(Vote { term: ask.term, config: config.clone() });
             }
@@ -161,5 +163,16 @@ mod tests {
     #[test]
     fn a_read_changes_nothing() {
         assert_eq!(RegisterState::default().step(&Ask::default()), None);
+    }
+
+    #[test]
+    fn every_broken_rule_is_noticed() {
+        let noticed_by: [(Mutant, fn()); 2] = [
+            (Mutant::VoteBelowPromise, a_promise_refuses_lower_terms_and_the_vote_stays),
+            (Mutant::VoteOutOfTurn, a_vote_is_for_the_number_behind_the_one_that_is_known),
+        ];
+        for (mutant, test) in noticed_by {
+            assert!(mutants::fails_without(mutant, test), "{mutant:?} goes unnoticed");
+        }
     }
 }

@@ -38,6 +38,13 @@ const DIRECTED: &[Mutant] = &[
     Mutant::UnknownAsRefused,
     Mutant::CacheFilledLate,
     Mutant::EpochWithoutFence,
+    // The register of ring configurations has a simulation of its own, in its crate.
+    Mutant::VoteBelowPromise,
+    Mutant::VoteOutOfTurn,
+    Mutant::VoteWithoutPromises,
+    Mutant::VoteUnbound,
+    Mutant::DecideWithoutElectors,
+    Mutant::CountForgetful,
 ];
 
 #[test]

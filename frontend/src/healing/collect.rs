@@ -8,8 +8,8 @@
 //! - What is still on its way is refused: with the deletion, each replica raises its **floor** to the highest ballot
 //!   collected, and takes no put at or below it for a key that it has no row of.
 //! - So that this refuses nothing that the owner is just writing, only tombstones *below* its lowest ballot in flight are
-//!   collected, and none of a key whose base it is just reading; whatever it issues later is higher than all that was seen. The owner is asked before and behind the
-//!   digests: what is in flight at either time counts.
+//!   collected, and none of a key whose base it is just reading; whatever it issues later is higher than all that was
+//!   seen. The owner is asked before and behind the digests: what is in flight at either time counts.
 //!
 //! A row that a replica missed, and that is now at or below the floor, is refused when it is re-sent, and goes to the
 //! owner, who puts it again ([`super::compare`]).
