@@ -72,6 +72,7 @@ pub(crate) struct Plan {
     /// Of 1,000 messages.
     pub late: u64,
     pub lost: u64,
+    /// Of 1,000 requests that are no puts.
     pub doubled: u64,
     /// Commits of one worker under way at once.
     pub writers: usize,

@@ -429,7 +429,10 @@ impl World {
         if lost {
             return;
         }
-        if !self.calm && self.random.permille(self.plan.doubled) {
+        // A stream carries nothing twice, and for what a client wants put that counts: one copy refused and the other stored
+        // would be told as not applied. Frontends themselves send such things again, where no answer came.
+        let once = matches!(request, ReplicaRequest::Put { .. } | ReplicaRequest::Flush { chosen: None, .. });
+        if !self.calm && self.random.permille(self.plan.doubled) && !once {
             let at = self.now + self.delay() * 2;
             self.agenda.plan(at, Event::Request { stream, call, request: request.clone() });
         }
