@@ -69,6 +69,22 @@ impl Change {
     }
 }
 
+/// Why a change ends without the store.
+enum NotSent {
+    Refused(Refusal),
+    /// The copy of this epoch has finished.
+    Whole,
+}
+
+impl From<NotSent> for ReplicaReply {
+    fn from(not_sent: NotSent) -> Self {
+        match not_sent {
+            NotSent::Refused(refusal) => Self::Refused(refusal),
+            NotSent::Whole => Self::Synced(Box::new(SyncReply::Whole)),
+        }
+    }
+}
+
 /// At most one of each partition: the barrier holds back the others.
 #[derive(Debug, Default)]
 pub(super) struct ChangeQueue {
@@ -98,8 +114,8 @@ impl Replica {
                     self.changing.insert(id, Changing { end, sent: sent.clone(), copying });
                     return Some((id, sent));
                 }
-                Err(reply) => {
-                    self.end_change(end, reply);
+                Err(not_sent) => {
+                    self.end_change(end, not_sent.into());
                     self.release(id);
                 }
             }
@@ -108,18 +124,18 @@ impl Replica {
     }
 
     /// What to send to the store, and what the copy's progress is once that is durable; or the answer at once.
-    fn prepare_change(&self, change: Change) -> Result<(PartitionChange, Option<Copying>), ReplicaReply> {
+    fn prepare_change(&self, change: Change) -> Result<(PartitionChange, Option<Copying>), NotSent> {
         if let Some(refusal) = self.outdated(change.partition, change.need) {
-            return Err(ReplicaReply::Refused(refusal));
+            return Err(NotSent::Refused(refusal));
         }
         if self.read_only {
-            return Err(ReplicaReply::Refused(Refusal::Unavailable));
+            return Err(NotSent::Refused(Refusal::Unavailable));
         }
         let partition = &self.partitions[change.partition.index()];
         let none = PartitionChange::none(change.partition);
         // Whatever was accepted under a promise is not durable without it.
         let mut sent = PartitionChange { promise: partition.promise, ..none };
-        const INVALID: ReplicaReply = ReplicaReply::Refused(Refusal::Invalid);
+        const INVALID: NotSent = NotSent::Refused(Refusal::Invalid);
         let begun = |copy| {
             let under_way = |copying: &Copying| copying.begun == Some(copy) && !copying.is_whole();
             partition.copying.filter(under_way).ok_or(INVALID)
@@ -128,7 +144,7 @@ impl Replica {
             Deed::Begin { copy, flush, clock } => {
                 let copying = partition.copying.ok_or(INVALID)?;
                 if copying.is_whole() {
-                    return Err(ReplicaReply::Synced(Box::new(SyncReply::Whole)));
+                    return Err(NotSent::Whole);
                 }
                 // A flush of the joint epoch was accepted here, and one that an earlier copy of this epoch set explains
                 // what that left out: they stay. What the worker had before counts for nothing.
