@@ -10,7 +10,7 @@ use super::membership::{Place, Role};
 use super::read::Wanted;
 use super::scan::Scan;
 use super::{Slot, Ticket, fence};
-use crate::store::PartitionRecord;
+use crate::store::{PartitionChange, PartitionRecord};
 
 #[derive(Debug, Default)]
 pub(super) struct Partition {
@@ -107,6 +107,22 @@ impl Partition {
         if !self.vector.covers(clock) {
             self.vector.join(clock);
         }
+    }
+
+    /// Whether all that the change would make durable is so already.
+    pub(super) fn knows(&self, change: &PartitionChange) -> bool {
+        let PartitionChange { partition: _, rows, evict, flush, floor, vector, highest, promise, copied } =
+            change;
+        let flushed =
+            |(ballot, clock): &(Ballot, VectorClock)| *ballot == self.flush && *clock == self.flush_clock;
+        rows.is_empty()
+            && evict.is_empty()
+            && flush.as_ref().is_none_or(flushed)
+            && *floor <= self.durable_floor
+            && self.vector.covers(vector)
+            && *highest <= self.highest
+            && *promise <= self.durable
+            && *copied <= self.copied
     }
 
     pub(super) fn is_ready(&self, waiter: &PromiseWaiter) -> bool {
