@@ -19,7 +19,7 @@ pub mod scans;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -65,6 +65,8 @@ pub struct Engine {
     last_caller: AtomicU64,
     /// Whose data it is; set by the first opening.
     identity: Mutex<Option<Identity>>,
+    /// A new identity was drawn, and whether it is the data's shows only when the store opens again.
+    renewing: AtomicBool,
     journal_seq: AtomicU64,
     open: watch::Sender<bool>,
     /// The ring register as it is kept. One step at a time, so that the membership follows it.
@@ -98,6 +100,7 @@ impl Engine {
             callers: RwLock::new(HashMap::new()),
             last_caller: AtomicU64::new(0),
             identity: Mutex::new(None),
+            renewing: AtomicBool::new(false),
             journal_seq: AtomicU64::new(0),
             open: watch::Sender::new(false),
             register: tokio::sync::Mutex::new(RegisterState::default()),
@@ -158,6 +161,7 @@ impl Engine {
             "the store is open"
         );
         *self.identity.lock() = Some(identity);
+        self.renewing.store(false, Ordering::Relaxed);
         self.with(|replica| {
             if let Some(membership) = membership {
                 replica.set_membership(membership);
@@ -176,7 +180,7 @@ impl Engine {
         }
         let new = &loaded.identity;
         if let Some(old) = self.identity.lock().as_ref() {
-            if old.worker_uuid != new.worker_uuid {
+            if old.worker_uuid != new.worker_uuid && !self.renewing.load(Ordering::Relaxed) {
                 let (old, new) = (&old.worker_uuid, &new.worker_uuid);
                 return Err(StoreError::Refused(format!(
                     "the database is another one than before: {new}, not {old}"

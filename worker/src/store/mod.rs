@@ -280,7 +280,8 @@ pub trait Store: Send + Sync + 'static {
     fn recall(&self) -> BoxFuture<'_, Result<Memory, StoreError>>;
     /// Overwrites the register. After an error the new one may be durable or not.
     fn keep_register(&self, register: RingRegister) -> BoxFuture<'_, Result<(), StoreError>>;
-    /// Draws and keeps a new `worker_uuid`: for others, the data is from now on of another worker.
+    /// Draws and keeps a new `worker_uuid`: for others, the data is from now on of another worker. After an error it may be
+    /// kept or not; then [`Store::open`] tells, if the store is lost, and nothing has happened, if it is not.
     fn renew_identity(&self) -> BoxFuture<'_, Result<String, StoreError>>;
     /// Deletes up to `limit` rows of partitions that the worker no longer holds, in small transactions without journal
     /// rows, and says how many; 0: nothing is left. The caller sees to it that nothing writes to them meanwhile.

@@ -431,6 +431,33 @@ async fn a_change_whose_commit_is_not_answered_is_unknown_and_heals() {
 }
 
 #[tokio::test]
+async fn a_renewal_of_the_identity_whose_commit_is_not_answered_loses_the_store() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    let before = store.open().await.unwrap().identity.worker_uuid;
+    let at_renewal = |action: &str| {
+        format!(
+            "CREATE OR REPLACE FUNCTION public.at_renewal() RETURNS trigger LANGUAGE plpgsql AS $$ \
+             BEGIN {action}; RETURN NULL; END $$; \
+             DROP TRIGGER IF EXISTS at_renewal ON tercet.identity; \
+             CREATE CONSTRAINT TRIGGER at_renewal AFTER UPDATE OF worker_uuid ON tercet.identity \
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.at_renewal()"
+        )
+    };
+    admin.batch_execute(&at_renewal("RAISE 'refused'")).await.unwrap();
+    assert!(matches!(store.renew_identity().await, Err(StoreError::Failed(_))));
+    store.prove_commit().await.expect("nothing has happened");
+
+    admin.batch_execute(&at_renewal("PERFORM pg_terminate_backend(pg_backend_pid())")).await.unwrap();
+    assert!(matches!(store.renew_identity().await, Err(StoreError::Unreachable(_))));
+    assert!(matches!(store.prove_commit().await, Err(StoreError::Unreachable(_))));
+    assert_eq!(store.open().await.unwrap().identity.worker_uuid, before);
+    admin.batch_execute("DROP TRIGGER at_renewal ON tercet.identity").await.unwrap();
+    let renewed = store.renew_identity().await.unwrap();
+    assert_eq!(store.open().await.unwrap().identity.worker_uuid, renewed);
+}
+
+#[tokio::test]
 async fn a_change_that_breaks_before_its_commit_never_happened() {
     let (database, admin) = database().await;
     let store = opened(&database).await;
