@@ -156,15 +156,22 @@ pub struct Outbox {
     /// Calls that ended: food for metrics and circuit breakers.
     pub ended: Vec<Ended>,
     pub counts: Counts,
-    /// What a replica missed although a quorum has it: food for the repair queue.
+    /// What a replica lacks or may lack: food for the repair queue, and a reason to compare.
     pub missed: Vec<(WorkerIx, Missed)>,
 }
 
-/// Something that a quorum holds and a replica does not.
+/// Something that others hold, or may hold, and a replica does not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Missed {
     Key(Key),
-    Flush { partition: PartitionId, ballot: Ballot, clock: VectorClock },
+    /// A quorum holds it.
+    Flush {
+        partition: PartitionId,
+        ballot: Ballot,
+        clock: VectorClock,
+    },
+    /// Whether a flush has come to be is not known, so that it is nobody's to send again. Comparing the replicas finds out.
+    UncertainFlush(PartitionId),
 }
 
 /// Things that happened, for metrics. The shell adds them up and clears them.

@@ -453,14 +453,20 @@ impl Core {
         let Some(flush) = partition.flush.take() else { return };
         partition.generation += 1;
         let seen = Promise { epoch: partition.group.epoch, term: partition.seen };
-        if let (Ok(()), Some(sent)) = (&result, &flush.sent) {
-            // Also those that may still answer: to store a flush twice is to store it.
-            for worker in partition.group.everyone() {
-                if !sent.tracker.has_acked(worker) {
-                    let (ballot, clock) = (sent.ballot, sent.clock.clone());
-                    self.out.missed.push((worker, Missed::Flush { partition: id, ballot, clock }));
-                }
+        let everyone = partition.group.everyone().into_iter();
+        match (&result, &flush.sent) {
+            (Ok(()), Some(sent)) => {
+                // Also those that may still answer: to store a flush twice is to store it.
+                let (ballot, clock) = (sent.ballot, &sent.clock);
+                let missed = || Missed::Flush { partition: id, ballot, clock: clock.clone() };
+                let lacking = everyone.filter(|worker| !sent.tracker.has_acked(*worker));
+                self.out.missed.extend(lacking.map(|worker| (worker, missed())));
             }
+            // Some may hold it, and nobody knows who.
+            (Err(OpError::Uncertain), _) => {
+                self.out.missed.extend(everyone.map(|worker| (worker, Missed::UncertainFlush(id))));
+            }
+            _ => {}
         }
         for done in flush.waiters {
             self.out.completions.push(Completion::Flush { done, result: result.clone(), since: flush.since });
