@@ -31,10 +31,10 @@ pub struct PartitionRecord {
     pub flush: Ballot,
     /// The clock of that flush.
     pub flush_clock: VectorClock,
-    /// Join of the clocks of all rows and flushes that were ever stored. A row that came too late counts too.
-    pub vector: VectorClock,
-    /// The highest ballot of them.
+    /// The highest ballot of all rows and flushes that were ever stored, and its clock. A row that came too late counts
+    /// too.
     pub highest: Ballot,
+    pub vector: VectorClock,
     /// The last joint epoch whose copy has finished here.
     pub copied: Epoch,
 }
@@ -94,7 +94,7 @@ pub struct PartitionChange {
     pub flush: Option<(Ballot, VectorClock)>,
     /// Raised.
     pub floor: Ballot,
-    /// Joined.
+    /// The clock of [`Self::highest`].
     pub vector: VectorClock,
     /// Raised.
     pub highest: Ballot,

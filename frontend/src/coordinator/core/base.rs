@@ -168,14 +168,13 @@ impl Core {
         let holders: Replicas = holders.map(|(worker, _)| *worker).collect();
         let chosen = self.is_quorum(partition, |w| holders.contains(&w));
         let rows: Vec<Row> = base.answers.iter().filter_map(|(_, held)| held.row.clone()).collect();
+        // What is chosen was seen at the take-over. Of a left-over the replicas that were asked then may not have known;
+        // one of a higher term cannot be built upon, and must not seem so.
+        let left_over = |row: &&Row| !chosen && row.ballot.promise() <= base.promise;
         if let Some(p) = self.partition_mut(partition) {
-            for row in &rows {
-                p.context.join(&row.clock);
-            }
+            rows.iter().filter(left_over).for_each(|row| p.context.join(&row.clock));
         }
-        if let [newer, older, ..] = rows.as_slice() {
-            self.check_clocks((older.ballot, &older.clock), (newer.ballot, &newer.clock));
-        }
+        self.check_clocks(base.promise.epoch, &base.answers);
         let mut batch = base.batch;
         let sent = || batch.sent.iter().chain(&batch.abandoned);
         if batch.sent.contains(&highest.ballot) {

@@ -138,8 +138,7 @@ impl Durable {
 
     fn observe(&mut self, partition: PartitionId, ballot: Ballot, clock: &tercet_common::VectorClock) {
         let record = self.record(partition);
-        record.highest = record.highest.max(ballot);
-        record.vector.join(clock);
+        record.vector.follow(&mut record.highest, ballot, clock);
     }
 
     fn flush(&mut self, partition: PartitionId, ballot: Ballot, clock: tercet_common::VectorClock) {

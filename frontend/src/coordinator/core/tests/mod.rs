@@ -3,6 +3,7 @@
 mod contended;
 mod directed;
 mod linearizable;
+mod lives;
 mod random;
 mod reconfigured;
 mod replica;
