@@ -223,7 +223,8 @@ mod tests {
 
     #[test]
     fn a_full_clock_takes_what_is_new() {
-        let mut full = clock(&(1..=CLOCK_ENTRIES_MAX as u64).map(|i| (i * 2, 1)).collect::<Vec<_>>()).unwrap();
+        let mut full =
+            clock(&(1..=CLOCK_ENTRIES_MAX as u64).map(|i| (i * 2, 1)).collect::<Vec<_>>()).unwrap();
         for new in [1, 3, u64::MAX] {
             full.observe(Incarnation(new), 7);
             assert_eq!((full.entries().len(), full.get(Incarnation(new))), (CLOCK_ENTRIES_MAX, 7));

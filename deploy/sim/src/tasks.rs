@@ -241,6 +241,7 @@ impl World {
                 self.send(nth, worker, CallId::from_raw(ask), request);
             }
             Order::Passed(partition, promise) => {
+                self.record.pruned.insert(partition);
                 self.with_core(nth, |core| core.passed(partition, promise));
             }
             Order::Rewrite(key, done) => {

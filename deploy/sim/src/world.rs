@@ -374,6 +374,9 @@ impl World {
         for (worker, call, request) in out.sends {
             self.send(nth, worker, call, request);
         }
+        if out.counts.clock_conflicts > 0 {
+            self.violate(format!("f{} met versions whose clocks contradict their ballots", nth + 1));
+        }
         if !out.missed.is_empty() {
             self.frontends[nth].note_missed(out.missed);
             self.plan_repair(nth);

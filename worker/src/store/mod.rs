@@ -187,6 +187,18 @@ pub struct Stretch {
     pub next: Option<KeyHash>,
 }
 
+/// The conflicts that a store keeps, and the bytes of their values at which it takes no more. The first ones are what tells
+/// how it began.
+pub const CONFLICTS_MAX: usize = 100;
+pub const CONFLICT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Two versions of one key of which the lower has seen the higher ([`Row::contradicts`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    pub higher: Row,
+    pub lower: Row,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Count {
     pub live: u64,
@@ -289,6 +301,9 @@ pub trait Store: Send + Sync + 'static {
         partitions: Vec<PartitionId>,
         limit: usize,
     ) -> BoxFuture<'_, Result<u64, StoreError>>;
+    /// Keeps both versions, for people to look at. `false`: they were kept before, or there is no room for more. No part of
+    /// the protocol reads them again.
+    fn keep_conflict(&self, conflict: Conflict) -> BoxFuture<'_, Result<bool, StoreError>>;
     /// Proves with a real commit, on a connection reserved for it, that the database commits.
     fn prove_commit(&self) -> BoxFuture<'_, Result<(), StoreError>>;
     /// Persists promises on the reserved connection, past the queue of group commits, with a journal row that names no

@@ -11,8 +11,8 @@ use tercet_common::{
 };
 
 use super::{
-    CommitBatch, CommitOutcome, Count, Loaded, Page, PartitionChange, PartitionRecord, RingRegister,
-    RowOutcome, ScanFrom, ScanOptions, Store, StoreError, Stretch,
+    CONFLICTS_MAX, CommitBatch, CommitOutcome, Conflict, Count, Loaded, Page, PartitionChange,
+    PartitionRecord, RingRegister, RowOutcome, ScanFrom, ScanOptions, Store, StoreError, Stretch,
 };
 
 /// One empty database of its own.
@@ -60,6 +60,7 @@ macro_rules! tests {
             a_stretch_of_the_journal_is_bounded_and_never_torn
             what_is_remembered_only_grows
             leftovers_are_dropped_bit_by_bit
+            conflicts_are_kept_once_and_not_without_end
             a_second_store_is_refused_while_the_first_lives
             a_closed_store_answers_unreachable
             a_loss_is_told
@@ -884,4 +885,20 @@ pub(crate) async fn a_closed_store_answers_unreachable(fixture: &dyn Fixture) {
     assert!(matches!(outcome, CommitOutcome::Aborted(StoreError::Unreachable(_))), "nothing was sent");
     store.open().await.unwrap();
     assert_eq!(read_one(&*store, "k").await, None);
+}
+
+pub(crate) async fn conflicts_are_kept_once_and_not_without_end(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let conflict =
+        |key: &str, higher| Conflict { higher: row(key, higher, "higher"), lower: row(key, 1, "lower") };
+    assert_eq!(store.keep_conflict(conflict("a", 2)).await, Ok(true));
+    assert_eq!(store.keep_conflict(conflict("a", 2)).await, Ok(false), "the same again");
+    assert_eq!(store.keep_conflict(conflict("a", 3)).await, Ok(true), "another version");
+    assert_eq!(store.keep_conflict(conflict("b", 2)).await, Ok(true), "another key");
+    let mut kept = 3;
+    while store.keep_conflict(conflict("c", kept as u64)).await.unwrap() {
+        kept += 1;
+    }
+    assert_eq!(kept, CONFLICTS_MAX);
+    assert_eq!(all_pages(&*store, everything()).await, [], "none of it is data");
 }

@@ -570,7 +570,8 @@ impl Core {
     fn check_clocks(&mut self, epoch: Epoch, answers: &[(WorkerIx, Held)]) {
         let rows = || answers.iter().filter_map(|(worker, held)| Some((*worker, held.row.as_ref()?)));
         let pairs = rows().flat_map(|(_, higher)| rows().map(move |(worker, lower)| (worker, lower, higher)));
-        let wrong = pairs.filter(|(_, lower, higher)| lower.ballot < higher.ballot && lower.contradicts(higher));
+        let wrong =
+            pairs.filter(|(_, lower, higher)| lower.ballot < higher.ballot && lower.contradicts(higher));
         let wrong: Vec<(WorkerIx, Row)> = wrong.map(|(worker, _, higher)| (worker, higher.clone())).collect();
         for (worker, row) in wrong {
             self.out.counts.clock_conflicts += 1;

@@ -179,8 +179,9 @@ fn conflicts(rows: [Option<Row>; 2]) -> (u64, Vec<(u16, Ballot)>) {
     world.incr(0, "k");
     let mut sent = Vec::new();
     world.run(|packet| {
-        if let Packet::Request { worker, request: tercet_common::ReplicaRequest::Replicate { row, .. }, .. } =
-            packet
+        if let Packet::Request {
+            worker, request: tercet_common::ReplicaRequest::Replicate { row, .. }, ..
+        } = packet
         {
             sent.push((*worker, row.ballot));
         }
