@@ -80,6 +80,9 @@ impl VectorClock {
     /// lowest ones are a random choice, but the same one at everybody: what one clock lost, others lose too.
     pub fn cut(&mut self, max: usize, keep: Incarnation) {
         let mut over = self.0.len().saturating_sub(max.max(1));
+        if over == 0 {
+            return;
+        }
         self.0.retain(|(incarnation, _)| {
             let goes = over > 0 && *incarnation != keep;
             over -= usize::from(goes);
