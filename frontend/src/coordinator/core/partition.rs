@@ -47,8 +47,15 @@ pub(super) struct Partition {
 
 enum Ownership {
     None,
-    Preparing { promise: Promise, tracker: QuorumTracker },
-    Owned { promise: Promise },
+    /// `rival`: somebody has refused it for a higher term.
+    Preparing {
+        promise: Promise,
+        tracker: QuorumTracker,
+        rival: bool,
+    },
+    Owned {
+        promise: Promise,
+    },
 }
 
 struct Flush {
@@ -139,6 +146,11 @@ impl Partition {
         self.waiting.len()
     }
 
+    /// Operations wait for ownership.
+    fn is_wanted(&self) -> bool {
+        self.flush.is_some() || !self.waiting.is_empty()
+    }
+
     pub(super) fn saw(&mut self, promise: Promise) {
         self.seen = self.seen.max(promise.term);
     }
@@ -226,27 +238,31 @@ impl Core {
             }
         }
         if let Some(partition) = self.partition_mut(id) {
-            partition.ownership = Ownership::Preparing { promise, tracker };
+            partition.ownership = Ownership::Preparing { promise, tracker, rival: false };
         }
     }
 
     pub(super) fn prepare_answer(&mut self, id: PartitionId, round: u32, worker: WorkerIx, answer: Answer) {
         let Some(partition) = self.partition_mut(id) else { return };
-        if let Answer::Reply(ReplicaReply::Refused(Refusal::Promise { promised })) = &answer {
-            partition.saw(*promised);
+        let above = match &answer {
+            Answer::Reply(ReplicaReply::Refused(Refusal::Promise { promised })) => Some(*promised),
+            // A replica that was repaired may hold what a quorum has chosen in a term that it never promised.
+            Answer::Reply(ReplicaReply::Prepared { highest, .. }) => Some(highest.promise()),
+            Answer::Reply(_) | Answer::Lost => None,
+        };
+        if let Some(promised) = above {
+            partition.saw(promised);
         }
-        let Ownership::Preparing { promise, tracker } = &mut partition.ownership else { return };
+        let Ownership::Preparing { promise, tracker, rival } = &mut partition.ownership else { return };
         if partition.round != round {
             return;
         }
         let promise = *promise;
+        let outranked = above.is_some_and(|above| above > promise);
+        *rival |= outranked;
+        let rival = *rival;
         match answer {
-            // It got a chosen row of a higher term before it heard of that term: whose puts this term must not have seen.
-            Answer::Reply(ReplicaReply::Prepared { highest, .. }) if highest.promise() > promise => {
-                tracker.fail(worker);
-                partition.seen = partition.seen.max(highest.term);
-            }
-            Answer::Reply(ReplicaReply::Prepared { vector, .. }) => {
+            Answer::Reply(ReplicaReply::Prepared { vector, .. }) if !outranked => {
                 tracker.ack(worker);
                 // Not of a late answer: it may tell of puts of a higher term, which a put of this one must not claim to
                 // have seen.
@@ -263,8 +279,23 @@ impl Core {
         } else if tracker.unreachable() {
             partition.ownership = Ownership::None;
             partition.attempts += 1;
+            let (attempts, wanted) = (partition.attempts, partition.is_wanted());
             self.out.counts.takeovers_failed += 1;
-            self.retry_partition(id);
+            match rival {
+                // It did not know of that term. Who has just begun knows of none.
+                true if attempts == 1 => self.prepare(id),
+                // Somebody has a use for the partition, and here nobody has: to take it away from them time and again
+                // would only make those wait who wait there.
+                true if !wanted => self.leave(id),
+                _ => self.retry_partition(id),
+            }
+        }
+    }
+
+    /// Gives up to take the partition over, until somebody waits for it.
+    fn leave(&mut self, id: PartitionId) {
+        if let Some(partition) = self.partition_mut(id) {
+            partition.attempts = 0;
         }
     }
 
@@ -285,8 +316,7 @@ impl Core {
     pub(super) fn partition_timer(&mut self, id: PartitionId) {
         let Some(partition) = self.partition_mut(id) else { return };
         partition.timer_set = false;
-        let wanted = partition.flush.is_some() || !partition.waiting.is_empty();
-        if wanted || self.is_reachable(id) {
+        if partition.is_wanted() || self.is_reachable(id) {
             self.ensure_owned(id);
             self.drive_flush(id);
         }

@@ -111,6 +111,7 @@ impl Core {
                             let Some((ballot, clock)) = self.next_version(id) else { break };
                             op.version = Some((ballot, clock.clone()));
                             next = Some(Row { key: key.clone(), ballot, clock, content });
+                            op.sent = true;
                         }
                     }
                 }

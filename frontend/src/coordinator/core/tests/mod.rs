@@ -4,6 +4,7 @@ mod contended;
 mod directed;
 mod linearizable;
 mod lives;
+mod overtaken;
 mod random;
 mod reconfigured;
 mod replica;
