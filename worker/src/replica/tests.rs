@@ -15,6 +15,7 @@ mod collecting;
 mod conflicts;
 mod copying;
 mod epochs;
+mod mutants;
 mod promises;
 mod random;
 mod random_sync;

@@ -679,6 +679,11 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_orphan_that_lands_later_is_noticed() {
+        assert!(mutants::fails_without(Mutant::OrphansNotEnded, an_orphan_lands_only_until_the_next_open));
+    }
+
     #[tokio::test]
     async fn faults_come_one_per_commit() {
         let disk = MemoryDisk::new("memory");

@@ -244,21 +244,24 @@ impl Core {
 
     pub(super) fn prepare_answer(&mut self, id: PartitionId, round: u32, worker: WorkerIx, answer: Answer) {
         let Some(partition) = self.partition_mut(id) else { return };
-        let above = match &answer {
+        let rivals = match &answer {
             Answer::Reply(ReplicaReply::Refused(Refusal::Promise { promised })) => Some(*promised),
             // A replica that was repaired may hold what a quorum has chosen in a term that it never promised.
             Answer::Reply(ReplicaReply::Prepared { highest, .. }) => Some(highest.promise()),
             Answer::Reply(_) | Answer::Lost => None,
         };
-        if let Some(promised) = above {
-            partition.saw(promised);
+        if let Some(rivals) = rivals {
+            partition.saw(rivals);
         }
         let Ownership::Preparing { promise, tracker, rival } = &mut partition.ownership else { return };
         if partition.round != round {
             return;
         }
         let promise = *promise;
-        let outranked = above.is_some_and(|above| above > promise);
+        let outranked = match &answer {
+            Answer::Reply(ReplicaReply::Refused(Refusal::Promise { .. })) => true,
+            _ => rivals.is_some_and(|rivals| rivals > promise),
+        };
         *rival |= outranked;
         let rival = *rival;
         match answer {

@@ -55,7 +55,31 @@ fn a_read_whose_put_was_written_over_by_what_is_collected_reads_again() {
 }
 
 #[test]
-fn only_what_changed_something_is_uncertain_when_a_put_was_written_over() {
+pub(super) fn a_read_behind_a_put_that_was_written_over_sees_what_did() {
+    let mut world = World::new(2);
+    let set = world.set(0, KEY, "v");
+    let is_stored = |packet: &Packet| matches!(packet, Packet::Reply { reply: ReplicaReply::Stored, .. });
+    world.run_until(is_stored);
+    while !world.wire.iter().all(is_stored) {
+        let at = world.wire.iter().position(|packet| !is_stored(packet)).unwrap();
+        let packet = world.wire.remove(at);
+        world.deliver(packet);
+    }
+    let late = std::mem::take(&mut world.wire);
+    let newer = world.write(1, KEY, false, |_, _| Change::Write(Content::string("newer", None)));
+    world.run_all();
+    assert!(newer.take().unwrap().is_ok());
+    // The owner has not heard yet that its put was stored, nor that somebody else came after it.
+    let get = world.get(0, KEY);
+    world.wire.extend(late);
+    world.run_all();
+    world.pass(Duration::from_secs(1), |_| false);
+    assert!(set.take().unwrap().is_ok());
+    assert_eq!(text(&get.take().unwrap().unwrap().unwrap().row), "newer");
+}
+
+#[test]
+pub(super) fn only_what_changed_something_is_uncertain_when_a_put_was_written_over() {
     let mut world = World::new(3);
     world.set(1, KEY, "1");
     world.run_all();
