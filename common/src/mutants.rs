@@ -95,10 +95,18 @@ mod switch {
     pub fn switch(mutant: Option<Mutant>) {
         ON.set(mutant);
     }
+
+    /// Whether a test, all of which runs on this thread, fails when the rule is broken.
+    pub fn fails_without(mutant: Mutant, test: fn()) -> bool {
+        switch(Some(mutant));
+        let outcome = std::panic::catch_unwind(test);
+        switch(None);
+        outcome.is_err()
+    }
 }
 
 #[cfg(feature = "mutants")]
-pub use switch::{on, switch};
+pub use switch::{fails_without, on, switch};
 
 /// Whether the rule is broken: never.
 #[cfg(not(feature = "mutants"))]

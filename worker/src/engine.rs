@@ -60,6 +60,7 @@ pub struct Engine {
     promises: Notify,
     scans: Notify,
     changes: Notify,
+    conflicts: Notify,
     lost: Notify,
     callers: RwLock<HashMap<u64, Arc<ReplyQueue>>>,
     last_caller: AtomicU64,
@@ -96,6 +97,7 @@ impl Engine {
             promises: Notify::new(),
             scans: Notify::new(),
             changes: Notify::new(),
+            conflicts: Notify::new(),
             lost: Notify::new(),
             callers: RwLock::new(HashMap::new()),
             last_caller: AtomicU64::new(0),
@@ -248,6 +250,8 @@ impl Engine {
         let (engine, token) = (self.clone(), stop.clone());
         tasks.spawn(async move { engine.keep_promises_until(&token).await });
         let (engine, token) = (self.clone(), stop.clone());
+        tasks.spawn(async move { engine.keep_conflicts_until(&token).await });
+        let (engine, token) = (self.clone(), stop.clone());
         tasks.spawn(async move { engine.drop_leftovers_until(&token).await });
         let (engine, token) = (self.clone(), stop.clone());
         tasks.spawn(async move {
@@ -288,6 +292,9 @@ impl Engine {
         }
         if work.change {
             self.changes.notify_one();
+        }
+        if work.conflict {
+            self.conflicts.notify_one();
         }
         if work.reopen && self.open.send_if_modified(std::mem::take) {
             self.lost.notify_one();
@@ -446,6 +453,33 @@ impl Engine {
             drop(gate);
             tokio::select! {
                 () = self.promises.notified() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn keep_conflicts_until(&self, stop: &CancellationToken) {
+        loop {
+            let gate = self.gate.read().await;
+            while let Some(conflict) = self.with(Replica::next_conflict) {
+                self.metrics.clock_conflicts.increment(1);
+                let (key, higher, lower) =
+                    (conflict.higher.key.hash(), conflict.higher.ballot, conflict.lower.ballot);
+                match self.store.keep_conflict(conflict).await {
+                    // Told once for each pair, not each time that it is met.
+                    Ok(true) => error!(
+                        key_hash = format_args!("{:032x}", u128::from_be_bytes(key.0)),
+                        %higher,
+                        %lower,
+                        "a version has seen one of a higher ballot; both are in tercet.conflict"
+                    ),
+                    Ok(false) => {}
+                    Err(error) => warn!(%error, %higher, %lower, "a conflict of clocks could not be kept"),
+                }
+            }
+            drop(gate);
+            tokio::select! {
+                () = self.conflicts.notified() => {}
                 () = stop.cancelled() => return,
             }
         }

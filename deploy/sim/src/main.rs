@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use tercet_common::mutants::{self, Mutant};
-use tercet_sim::{Campaign, Totals, Trace, run_traced};
+use tercet_sim::{Campaign, Report, Totals, Trace, run_traced};
 
 /// Between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -68,13 +68,21 @@ fn main() -> ExitCode {
     if arguments.mutant.as_deref() == Some("all") {
         return kill_all(campaign);
     }
-    conclude(&run(campaign, mutant))
+    conclude(&run(campaign, mutant, true))
 }
 
-/// Runs a campaign with a rule broken, or none, showing progress.
-fn run(campaign: Campaign, mutant: Option<Mutant>) -> Totals {
+/// Runs a campaign with a rule broken, or none, showing progress and, if wanted, each violation as it is found.
+fn run(campaign: Campaign, mutant: Option<Mutant>, show_violations: bool) -> Totals {
     let mut progress = Progress::new(campaign.seeds);
-    let totals = campaign.run(|| mutants::switch(mutant), |totals| progress.tell(totals));
+    let mut shown = 0;
+    let tell = |totals: &Totals| {
+        if show_violations {
+            totals.violations.iter().skip(shown).for_each(|report| progress.tell_violation(report));
+            shown = totals.violations.len();
+        }
+        progress.tell(totals);
+    };
+    let totals = campaign.run(|| mutants::switch(mutant), tell);
     progress.end();
     totals
 }
@@ -87,7 +95,7 @@ fn kill_all(campaign: Campaign) -> ExitCode {
     let mut survivors = 0;
     println!("{:<28} {:>10} {:>12}  first violation", "mutant", "schedules", "seed");
     for mutant in Mutant::ALL {
-        let totals = run(Campaign { violations_max: 1, ..campaign }, Some(*mutant));
+        let totals = run(Campaign { violations_max: 1, ..campaign }, Some(*mutant), false);
         let first = totals.violations.first();
         survivors += u32::from(first.is_none());
         let seed = first.map_or_else(|| "survives".to_owned(), |report| report.seed.to_string());
@@ -121,9 +129,6 @@ fn show(seed: u64) -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "the output of a command")]
 fn conclude(totals: &Totals) -> ExitCode {
-    for report in &totals.violations {
-        println!("seed {}: {}", report.seed, report.violation.as_deref().unwrap_or_default());
-    }
     println!("{}", line(totals));
     if totals.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -165,6 +170,13 @@ impl Progress {
             self.last_line = Instant::now();
             println!("{}", line(totals));
         }
+    }
+
+    #[expect(clippy::print_stdout, reason = "the output of a command")]
+    fn tell_violation(&self, report: &Report) {
+        let violation = report.violation.as_deref().unwrap_or_default();
+        let print = || println!("seed {}: {violation}", report.seed);
+        self.bar.as_ref().map_or_else(print, |bar| bar.suspend(print));
     }
 
     fn end(&self) {

@@ -15,7 +15,7 @@ use tercet_frontend::coordinator::core::{Core, Group, Replicas, WorkerIx};
 use tercet_frontend::healing::copy::CopyJob;
 use tercet_worker::replica::{Membership, Place, Role};
 
-use crate::agenda::MILLISECOND;
+use crate::agenda::{MILLISECOND, Time};
 use crate::tasks::Job;
 use crate::world::{Event, World};
 
@@ -49,6 +49,8 @@ impl Configuration {
 /// A change of one partition under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
+    /// Tells changes apart: a step that was planned for one must not befall the next.
+    nth: u64,
     out: WorkerIx,
     newcomer: WorkerIx,
     /// Copies that failed.
@@ -81,10 +83,11 @@ impl World {
         }
         let newcomer = *self.random.pick(&spare) as WorkerIx;
         self.trace.say(self.now, || format!("p{partition}: w{} for w{}", newcomer + 1, out + 1));
-        self.changes[partition] = Some(Change { out, newcomer, failed: 0 });
+        self.changes_begun += 1;
+        self.changes[partition] = Some(Change { nth: self.changes_begun, out, newcomer, failed: 0 });
         self.hold_puts(partition);
         let at = self.now + self.random.spread(100, 100 * MILLISECOND);
-        self.agenda.plan(at, Event::Change { partition, step: ChangeStep::Join });
+        self.plan_step(at, partition, ChangeStep::Join);
     }
 
     /// Replicas whose data is lost are replaced, if nobody has done so yet.
@@ -108,8 +111,16 @@ impl World {
         }
     }
 
-    pub(crate) fn change_step(&mut self, partition: usize, step: ChangeStep) {
-        let Some(change) = self.changes[partition].clone() else { return };
+    /// Plans a step of the change that the partition is in.
+    pub(crate) fn plan_step(&mut self, at: Time, partition: usize, step: ChangeStep) {
+        if let Some(Change { nth, .. }) = self.changes[partition] {
+            self.agenda.plan(at, Event::Change { partition, nth, step });
+        }
+    }
+
+    /// A step of the partition's `nth` change; void once that has ended.
+    pub(crate) fn change_step(&mut self, partition: usize, nth: u64, step: ChangeStep) {
+        let Some(change) = self.changes[partition].clone().filter(|change| change.nth == nth) else { return };
         match step {
             ChangeStep::Join => {
                 let replicas = self.configuration.groups[partition].replicas.clone();
@@ -117,7 +128,7 @@ impl World {
                 let next: Replicas = replicas.iter().map(place).collect();
                 self.decide(partition, replicas, Some(next));
                 let at = self.now + self.random.spread(100, 50 * MILLISECOND);
-                self.agenda.plan(at, Event::Change { partition, step: ChangeStep::Copy });
+                self.plan_step(at, partition, ChangeStep::Copy);
             }
             ChangeStep::Copy => self.start_copy(partition, &change),
             ChangeStep::Complete => {
@@ -193,9 +204,7 @@ impl World {
             };
         }
         if able.is_empty() {
-            return self
-                .agenda
-                .plan(self.now + 10 * MILLISECOND, Event::Change { partition, step: ChangeStep::Copy });
+            return self.plan_step(self.now + 10 * MILLISECOND, partition, ChangeStep::Copy);
         }
         let leader = *self.random.pick(&able);
         // Those that can be asked first.
@@ -221,6 +230,6 @@ impl World {
             self.hold_puts(partition);
         }
         let at = self.now + self.random.spread(100, 60 * MILLISECOND);
-        self.agenda.plan(at, Event::Change { partition, step });
+        self.plan_step(at, partition, step);
     }
 }

@@ -69,6 +69,12 @@ impl World {
                 self.collect_all();
             }
         }
+        if self.violation.is_none() && self.now < self.quiet_at {
+            // What was still on its way may have left somebody different again.
+            self.run(self.quiet_at, |_| false);
+            self.settle("in the quiet");
+            self.make_equal();
+        }
         if self.violation.is_none() {
             self.check_converged();
         }

@@ -143,7 +143,7 @@ impl World {
             let joint = self.configuration.groups[partition].is_joint();
             if self.changes[partition].is_some() && joint {
                 let at = self.now + self.random.spread(MILLISECOND, 100 * MILLISECOND);
-                self.agenda.plan(at, Event::Change { partition, step: ChangeStep::Copy });
+                self.plan_step(at, partition, ChangeStep::Copy);
             }
         }
     }

@@ -81,6 +81,7 @@ pub(crate) enum Event {
     },
     Change {
         partition: usize,
+        nth: u64,
         step: ChangeStep,
     },
     /// Of a procedure's request.
@@ -127,6 +128,7 @@ pub(crate) struct World {
     pub(crate) configuration: Arc<Configuration>,
     /// Of each partition the change under way.
     pub(crate) changes: Vec<Option<Change>>,
+    pub(crate) changes_begun: u64,
     /// Of each worker's disk, perhaps an old copy.
     pub(crate) backups: Vec<Option<Snapshot>>,
     /// Comparisons since this was set have found all equal.
@@ -139,6 +141,8 @@ pub(crate) struct World {
     pub(crate) to_issue: usize,
     /// Nothing goes wrong any more.
     pub(crate) calm: bool,
+    /// Then the last message has arrived that was sent before the calm.
+    pub(crate) quiet_at: Time,
     pub(crate) events: u64,
     pub(crate) trace: Trace,
     /// The first thing that must not be.
@@ -174,6 +178,7 @@ impl World {
             names,
             configuration: Arc::new(Configuration { number: 1, groups }),
             changes: vec![None; plan.partitions],
+            changes_begun: 0,
             equal: true,
             backups: vec![None; plan.workers + plan.spares],
             frontends,
@@ -182,6 +187,7 @@ impl World {
             record: Record::default(),
             to_issue: plan.operations,
             calm: false,
+            quiet_at: 0,
             events: 0,
             trace,
             violation: None,
@@ -276,7 +282,7 @@ impl World {
                 self.pump(worker);
             }
             Event::FrontendHolds { frontend, configuration } => self.frontend_holds(frontend, &configuration),
-            Event::Change { partition, step } => self.change_step(partition, step),
+            Event::Change { partition, nth, step } => self.change_step(partition, nth, step),
             Event::AskTimeout { frontend, life, ask } if self.frontends[frontend].life == life => {
                 self.ask_timeout(frontend, ask);
             }
@@ -370,6 +376,9 @@ impl World {
         event(core);
         let out = std::mem::take(&mut core.out);
         let next = core.next_timer();
+        if out.counts.clock_conflicts > 0 {
+            self.violate("clock order contradicts ballot order");
+        }
         self.plan_tick(nth, next.map(|at| at.as_micros() as Time));
         for (worker, call, request) in out.sends {
             self.send(nth, worker, call, request);
@@ -547,6 +556,8 @@ impl World {
         self.trace.say(self.now, || "all trouble ends".to_owned());
         self.calm = true;
         let now = self.now;
+        // Doubles take twice as long, and who was paused hears them a bit later.
+        self.quiet_at = now + 2 * self.plan.delay.1 + 2 * MILLISECOND;
         for worker in 0..self.workers.len() {
             let paused = &mut self.workers[worker];
             paused.paused_until = paused.paused_until.min(now + MILLISECOND);

@@ -25,9 +25,9 @@ pub(super) struct Partition {
     /// Committed. What counts is [`Self::flush`].
     pub(super) flush: Ballot,
     pub(super) flush_clock: VectorClock,
-    /// Join of the clocks, and maximum of the ballots, of all that is committed.
-    pub(super) vector: VectorClock,
+    /// The highest ballot that is committed, and its clock.
     pub(super) highest: Ballot,
+    pub(super) vector: VectorClock,
     /// The worker is a newcomer.
     pub(super) copying: Option<Copying>,
     /// The last epoch in which a copy finished. Durable.
@@ -103,10 +103,7 @@ impl Partition {
 
     /// A version is committed.
     pub(super) fn learn(&mut self, ballot: Ballot, clock: &VectorClock) {
-        self.highest = self.highest.max(ballot);
-        if !self.vector.covers(clock) {
-            self.vector.join(clock);
-        }
+        self.vector.follow(&mut self.highest, ballot, clock);
     }
 
     /// Whether all that the change would make durable is so already.

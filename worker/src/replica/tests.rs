@@ -9,11 +9,13 @@ use tercet_common::{
 };
 
 use super::*;
-use crate::store::{CommitBatch, CommitOutcome, PartitionChange, RowOutcome, StoreError};
+use crate::store::{CommitBatch, CommitOutcome, Conflict, PartitionChange, RowOutcome, StoreError};
 
 mod collecting;
+mod conflicts;
 mod copying;
 mod epochs;
+mod mutants;
 mod promises;
 mod random;
 mod random_sync;

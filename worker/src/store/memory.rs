@@ -23,7 +23,7 @@ use tokio::sync::{Notify, oneshot};
 
 use self::durable::{Durable, Work};
 use super::{
-    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
+    CommitBatch, CommitOutcome, Conflict, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
     RingRegister, ScanFrom, ScanOptions, Store, StoreError, Stretch, Usage,
 };
 
@@ -564,6 +564,15 @@ impl Store for MemoryStore {
         })
     }
 
+    fn keep_conflict(&self, conflict: Conflict) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(async move {
+            self.with(|data| {
+                data.room()?;
+                Ok(data.durable.keep_conflict(conflict))
+            })
+        })
+    }
+
     fn prove_commit(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { self.with(|data| data.room()) })
     }
@@ -668,6 +677,11 @@ mod tests {
             disk.land_orphans();
             assert_eq!(read_one(&store, key).await.is_some(), lands, "{key}");
         }
+    }
+
+    #[test]
+    fn an_orphan_that_lands_later_is_noticed() {
+        assert!(mutants::fails_without(Mutant::OrphansNotEnded, an_orphan_lands_only_until_the_next_open));
     }
 
     #[tokio::test]

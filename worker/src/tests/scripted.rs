@@ -11,7 +11,7 @@ use tercet_common::{KeyHash, PARTITIONS, PartitionId, Promise, Row, UnixMillis};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::store::{
-    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
+    CommitBatch, CommitOutcome, Conflict, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
     RingRegister, RowOutcome, ScanFrom, ScanOptions, Store, StoreError, Stretch, Usage,
 };
 
@@ -223,6 +223,10 @@ impl Store for ScriptedStore {
     }
 
     fn drop_leftovers(&self, _: Vec<PartitionId>, _: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        async { Err(unscripted()) }.boxed()
+    }
+
+    fn keep_conflict(&self, _: Conflict) -> BoxFuture<'_, Result<bool, StoreError>> {
         async { Err(unscripted()) }.boxed()
     }
 

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 use tercet_common::message::Held;
 use tercet_common::mutants::{self, Mutant};
-use tercet_common::{PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Row};
+use tercet_common::{PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest};
 
 use super::super::api::OpError;
 use super::arena::Id;
@@ -81,6 +81,11 @@ impl Core {
         let Phase::Base(base) = &mut slot.phase else { return };
         let Some((_, state)) = base.asked.iter_mut().find(|(asked, _)| *asked == worker) else { return };
         match answer {
+            // Repaired with what a quorum had chosen in a higher term, of which its promise tells nothing. A put of this
+            // term would only be left over there, and claim by its clock to have seen what outranks it.
+            Answer::Reply(ReplicaReply::Version(held)) if held.ballot.promise() > base.promise => {
+                self.deposed_in_base(id, held.ballot.promise());
+            }
             Answer::Reply(ReplicaReply::Version(held)) => {
                 *state = Asked::Answered;
                 base.answers.push((worker, held));
@@ -167,15 +172,12 @@ impl Core {
         let holders = base.answers.iter().filter(|(_, held)| held.ballot == highest.ballot);
         let holders: Replicas = holders.map(|(worker, _)| *worker).collect();
         let chosen = self.is_quorum(partition, |w| holders.contains(&w));
-        let rows: Vec<Row> = base.answers.iter().filter_map(|(_, held)| held.row.clone()).collect();
-        if let Some(p) = self.partition_mut(partition) {
-            for row in &rows {
-                p.context.join(&row.clock);
-            }
+        // What is chosen was seen at the take-over. Of a left-over the replicas that were asked then may not have known.
+        if let Some(p) = self.partition_mut(partition).filter(|_| !chosen) {
+            let rows = base.answers.iter().filter_map(|(_, held)| held.row.as_ref());
+            rows.for_each(|row| p.context.join(&row.clock));
         }
-        if let [newer, older, ..] = rows.as_slice() {
-            self.check_clocks((older.ballot, &older.clock), (newer.ballot, &newer.clock));
-        }
+        self.check_clocks(base.promise.epoch, &base.answers);
         let mut batch = base.batch;
         let sent = || batch.sent.iter().chain(&batch.abandoned);
         if batch.sent.contains(&highest.ballot) {
@@ -190,17 +192,30 @@ impl Core {
         let collected = base.answers.iter().map(|(_, held)| held.floor).max().unwrap_or_default();
         let again = mutants::on(Mutant::RetryOverCollected);
         if !again && sent().any(|ballot| collected >= *ballot) {
-            self.fail_batch(id, batch, OpError::Uncertain);
-            return self.advance(id);
+            return self.judge_uncertain(id, batch);
         }
         let again = mutants::on(Mutant::RetryUncertain);
         if !again && sent().next().is_some() && sent().any(|ballot| highest.ballot >= *ballot) {
-            self.fail_batch(id, batch, OpError::Uncertain);
-            return self.advance(id);
+            return self.judge_uncertain(id, batch);
         }
         // Below all that was sent: a quorum has promised a higher term, so those puts can never be chosen as they are.
         let unsent = std::mem::take(&mut batch.sent);
         batch.abandoned.extend(unsent);
         self.apply(id, batch, highest.row, Origin::Replicas { chosen, ballot: highest.ballot, holder });
+    }
+
+    /// Nobody can tell what became of the batch's puts. Operations whose changes these carried are uncertain. The others,
+    /// reads and what found nothing to change, have left nothing anywhere: a put that only made a version of somebody
+    /// else's chosen is that other one's, and whoever meets it may. They begin again, as if they had just come.
+    fn judge_uncertain(&mut self, id: Id, mut batch: Batch) {
+        let uncertain = batch.ops.extract_if(.., |op| op.sent).collect();
+        let fresh = std::mem::replace(&mut batch.ops, uncertain);
+        if !batch.ops.is_empty() {
+            self.fail_batch(id, batch, OpError::Uncertain);
+        }
+        if let Some(slot) = self.slots.get_mut(id) {
+            fresh.into_iter().rev().for_each(|op| slot.queue.push_front(op));
+        }
+        self.advance(id);
     }
 }

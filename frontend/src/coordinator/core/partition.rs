@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tercet_common::mutants::{self, Mutant};
 use tercet_common::quorum::QuorumTracker;
-use tercet_common::{Ballot, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Term, VectorClock};
+use tercet_common::{
+    Ballot, Incarnation, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Term, VectorClock,
+};
 
 use super::super::api::OpError;
 use super::arena::Id;
@@ -13,10 +15,14 @@ use super::group::Group;
 use super::timer::Timer;
 use super::{Answer, Completion, Core, FlushDone, Missed, Target, WorkerIx};
 
+/// The most entries of the clock of a put: each row carries one. More only come together where many lives of frontends
+/// follow each other before the replicas have been compared once.
+pub(super) const PUT_CLOCK_ENTRIES_MAX: usize = 32;
+
 /// A partition as its would-be owner sees it.
 pub(super) struct Partition {
     pub(super) group: Group,
-    /// Join of all clocks that were seen: the context of the next put.
+    /// What the owner has seen: the vectors of the replicas that it took over from, and left-overs that it met since.
     pub(super) context: VectorClock,
     /// The highest term seen in any epoch; the next one goes above it. (Within an epoch it must, or a rival would refuse it.)
     seen: Term,
@@ -41,8 +47,15 @@ pub(super) struct Partition {
 
 enum Ownership {
     None,
-    Preparing { promise: Promise, tracker: QuorumTracker },
-    Owned { promise: Promise },
+    /// `rival`: somebody has refused it for a higher term.
+    Preparing {
+        promise: Promise,
+        tracker: QuorumTracker,
+        rival: bool,
+    },
+    Owned {
+        promise: Promise,
+    },
 }
 
 struct Flush {
@@ -122,8 +135,20 @@ impl Partition {
         self.generation
     }
 
+    /// The clock of the owner's next put.
+    pub(super) fn put_clock(&self, owner: Incarnation, seq: u64) -> VectorClock {
+        let mut clock = self.context.with_dot(owner, seq);
+        clock.cut(PUT_CLOCK_ENTRIES_MAX, owner);
+        clock
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Operations wait for ownership.
+    fn is_wanted(&self) -> bool {
+        self.flush.is_some() || !self.waiting.is_empty()
     }
 
     pub(super) fn saw(&mut self, promise: Promise) {
@@ -172,6 +197,14 @@ impl Core {
         }
     }
 
+    /// The replicas were found equal, in a comparison that began and ended under this promise. So they all have passed what
+    /// others than this owner ever wrote: nothing is left to be told apart by it, and it goes from the clocks to come.
+    pub fn passed(&mut self, id: PartitionId, promise: Promise) {
+        if let Some(partition) = self.partition_mut(id).filter(|p| p.promise() == Some(promise)) {
+            partition.context = VectorClock::new();
+        }
+    }
+
     /// Lets those go on who wait for the partition.
     pub(super) fn go_on(&mut self, id: PartitionId) {
         self.drive_flush(id);
@@ -191,6 +224,8 @@ impl Core {
         let promise = Promise { epoch: partition.group.epoch, term };
         partition.seen = term;
         partition.round += 1;
+        // What others have pruned meanwhile must not come back. A quorum knows of all that is chosen.
+        partition.context = VectorClock::new();
         let round = partition.round;
         let mut tracker = partition.group.tracker();
         for worker in self.replicas(id) {
@@ -203,22 +238,34 @@ impl Core {
             }
         }
         if let Some(partition) = self.partition_mut(id) {
-            partition.ownership = Ownership::Preparing { promise, tracker };
+            partition.ownership = Ownership::Preparing { promise, tracker, rival: false };
         }
     }
 
     pub(super) fn prepare_answer(&mut self, id: PartitionId, round: u32, worker: WorkerIx, answer: Answer) {
         let Some(partition) = self.partition_mut(id) else { return };
-        if let Answer::Reply(ReplicaReply::Refused(Refusal::Promise { promised })) = &answer {
-            partition.saw(*promised);
+        let rivals = match &answer {
+            Answer::Reply(ReplicaReply::Refused(Refusal::Promise { promised })) => Some(*promised),
+            // A replica that was repaired may hold what a quorum has chosen in a term that it never promised.
+            Answer::Reply(ReplicaReply::Prepared { highest, .. }) => Some(highest.promise()),
+            Answer::Reply(_) | Answer::Lost => None,
+        };
+        if let Some(rivals) = rivals {
+            partition.saw(rivals);
         }
-        let Ownership::Preparing { promise, tracker } = &mut partition.ownership else { return };
+        let Ownership::Preparing { promise, tracker, rival } = &mut partition.ownership else { return };
         if partition.round != round {
             return;
         }
         let promise = *promise;
+        let outranked = match &answer {
+            Answer::Reply(ReplicaReply::Refused(Refusal::Promise { .. })) => true,
+            _ => rivals.is_some_and(|rivals| rivals > promise),
+        };
+        *rival |= outranked;
+        let rival = *rival;
         match answer {
-            Answer::Reply(ReplicaReply::Prepared { vector, .. }) => {
+            Answer::Reply(ReplicaReply::Prepared { vector, .. }) if !outranked => {
                 tracker.ack(worker);
                 // Not of a late answer: it may tell of puts of a higher term, which a put of this one must not claim to
                 // have seen.
@@ -235,8 +282,23 @@ impl Core {
         } else if tracker.unreachable() {
             partition.ownership = Ownership::None;
             partition.attempts += 1;
+            let (attempts, wanted) = (partition.attempts, partition.is_wanted());
             self.out.counts.takeovers_failed += 1;
-            self.retry_partition(id);
+            match rival {
+                // It did not know of that term. Who has just begun knows of none.
+                true if attempts == 1 => self.prepare(id),
+                // Somebody has a use for the partition, and here nobody has: to take it away from them time and again
+                // would only make those wait who wait there.
+                true if !wanted => self.leave(id),
+                _ => self.retry_partition(id),
+            }
+        }
+    }
+
+    /// Gives up to take the partition over, until somebody waits for it.
+    fn leave(&mut self, id: PartitionId) {
+        if let Some(partition) = self.partition_mut(id) {
+            partition.attempts = 0;
         }
     }
 
@@ -257,8 +319,7 @@ impl Core {
     pub(super) fn partition_timer(&mut self, id: PartitionId) {
         let Some(partition) = self.partition_mut(id) else { return };
         partition.timer_set = false;
-        let wanted = partition.flush.is_some() || !partition.waiting.is_empty();
-        if wanted || self.is_reachable(id) {
+        if partition.is_wanted() || self.is_reachable(id) {
             self.ensure_owned(id);
             self.drive_flush(id);
         }
@@ -344,7 +405,7 @@ impl Core {
         let seq = self.next_seq();
         let ballot = promise.ballot(seq);
         let Some(partition) = self.partition_mut(id) else { return };
-        let clock = partition.context.with_dot(me, seq);
+        let clock = partition.put_clock(me, seq);
         partition.flush_round += 1;
         if let Some(flush) = &mut partition.flush {
             flush.sent = Some(FlushSent { ballot, clock, tracker, retry, pending: 0 });

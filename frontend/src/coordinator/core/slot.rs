@@ -20,6 +20,8 @@ pub(super) struct Queued {
     pub(super) item: Item,
     pub(super) since: Duration,
     pub(super) deadline: Duration,
+    /// A put that carries a change of its own was sent: only then does it matter what became of that put.
+    pub(super) sent: bool,
     /// Why this one fails although the put it shares succeeds.
     pub(super) error: Option<OpError>,
     /// The version that it made or found, which is not the put's where a later operation of the batch wrote again.
@@ -44,22 +46,19 @@ pub(super) enum Item {
 impl Queued {
     pub(super) fn write(op: WriteOp, since: Duration, deadline: Duration) -> Self {
         let item = Item::Write { update: op.update, blind: op.blind, level: op.level };
-        Self { key: op.key, item, since, deadline, error: None, version: None }
+        Self::new(op.key, item, since, deadline)
     }
 
     pub(super) fn confirm(op: ReadOp, since: Duration, deadline: Duration) -> Self {
-        Self {
-            key: op.key.clone(),
-            item: Item::Confirm { op, seen: None },
-            since,
-            deadline,
-            error: None,
-            version: None,
-        }
+        Self::new(op.key.clone(), Item::Confirm { op, seen: None }, since, deadline)
     }
 
     pub(super) fn rewrite(key: Key, done: FlushDone, since: Duration, deadline: Duration) -> Self {
-        Self { key, item: Item::Rewrite(done), since, deadline, error: None, version: None }
+        Self::new(key, Item::Rewrite(done), since, deadline)
+    }
+
+    fn new(key: Key, item: Item, since: Duration, deadline: Duration) -> Self {
+        Self { key, item, since, deadline, sent: false, error: None, version: None }
     }
 
     pub(super) fn is_blind(&self) -> bool {

@@ -30,7 +30,7 @@ fn rows(world: &World) -> usize {
 }
 
 #[test]
-fn tombstones_that_all_hold_go_and_the_others_stay() {
+pub(super) fn tombstones_that_all_hold_go_and_the_others_stay() {
     let (world, group) = world();
     for n in 0..10 {
         put(&world, n, value("v"), &[0, 1, 2]);

@@ -68,7 +68,7 @@ fn an_empty_newcomer_gets_all_and_shows_it_at_the_end() {
 }
 
 #[test]
-fn absence_at_one_source_hides_nothing_of_the_other() {
+pub(super) fn absence_at_one_source_hides_nothing_of_the_other() {
     let world = world(&[
         (0, row(1, old(1), value("a"))),
         (1, row(2, old(2), value("b"))),
@@ -95,7 +95,7 @@ fn what_the_newcomer_has_at_the_same_ballot_is_not_sent_again() {
 /// The newcomer was a replica before. Key 1 was deleted since and its tombstone collected; of key 2 it has a version
 /// that was never chosen.
 #[test]
-fn the_dead_stay_dead() {
+pub(super) fn the_dead_stay_dead() {
     let world = world(&[
         (NEWCOMER, row(1, old(50), value("dead"))),
         (NEWCOMER, row(2, old(60), value("never chosen"))),

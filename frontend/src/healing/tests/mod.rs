@@ -2,4 +2,5 @@ mod collect;
 mod compare;
 mod copy;
 mod delta;
+mod mutants;
 mod world;

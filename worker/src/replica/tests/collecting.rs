@@ -189,7 +189,7 @@ fn a_put_that_is_there_already_is_settled_below_the_floor_without_the_queue() {
 
 /// Both concern one key, so the barrier must know the install as well as a put.
 #[test]
-fn a_collection_waits_for_an_install_of_the_epoch_before() {
+pub(super) fn a_collection_waits_for_an_install_of_the_epoch_before() {
     let mut rig = Rig::with_limits(LIMITS);
     rig.hold(2, &Says::Newcomer);
     rig.open(PartitionRecord { promise: fence(Epoch(2)), ..Default::default() });

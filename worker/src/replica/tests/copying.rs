@@ -52,7 +52,7 @@ fn behind(name: &str) -> Option<KeyHash> {
 }
 
 #[test]
-fn a_stale_row_is_never_shown_from_the_database_or_the_cache() {
+pub(super) fn a_stale_row_is_never_shown_from_the_database_or_the_cache() {
     let mut rig = begun();
     let stale = row_at("a", term(1).ballot(7));
     let id = rig.submit(get_joint("a"));
@@ -544,7 +544,7 @@ fn each_part_of_a_change_is_sent_unless_it_is_durable() {
 /// A second copy would evict what only its own end explains, while the next configuration may be decided on the strength
 /// of the first one: an acknowledged write was lost.
 #[test]
-fn a_copy_that_has_finished_is_final_in_its_epoch() {
+pub(super) fn a_copy_that_has_finished_is_final_in_its_epoch() {
     let whole = || ReplicaReply::Synced(Box::new(SyncReply::Whole));
     let ask = |rig: &mut Rig, request| {
         rig.submit(request);

@@ -33,7 +33,7 @@ fn a_promise_binds_on_arrival() {
 }
 
 #[test]
-fn a_prepare_waits_for_writes_accepted_earlier_and_for_no_later_ones() {
+pub(super) fn a_prepare_waits_for_writes_accepted_earlier_and_for_no_later_ones() {
     let mut rig = Rig::new();
     rig.submit(put("a", 1, 1));
     let first = rig.take();
@@ -55,9 +55,7 @@ fn a_prepare_waits_for_writes_accepted_earlier_and_for_no_later_ones() {
         (
             3,
             ReplicaReply::Prepared {
-                vector: [(Incarnation(1), 2), (Incarnation(2), 1)]
-                    .into_iter()
-                    .fold(VectorClock::new(), |clock, (i, n)| { clock.with_dot(i, n) }),
+                vector: VectorClock::new().with_dot(Incarnation(2), 1),
                 highest: term(2).ballot(1),
             }
         )
@@ -146,7 +144,7 @@ fn a_deposed_claim_is_refused_when_its_turn_comes() {
 }
 
 #[test]
-fn get_for_write_promises_waits_and_then_reads() {
+pub(super) fn get_for_write_promises_waits_and_then_reads() {
     let mut rig = Rig::new();
     rig.submit(get("a"));
     rig.read(None);
@@ -163,7 +161,7 @@ fn get_for_write_promises_waits_and_then_reads() {
 }
 
 #[test]
-fn a_get_of_a_new_epoch_fences_the_older_one_durably() {
+pub(super) fn a_get_of_a_new_epoch_fences_the_older_one_durably() {
     let mut rig = Rig::new();
     rig.submit(put("a", 1, 1));
     let batch = rig.take();
@@ -203,4 +201,12 @@ fn what_is_loaded_never_lowers_a_promise() {
     rig.submit(prepare(term(5)));
     assert_eq!(rig.answers(), []);
     assert_eq!(rig.keep_promises(), [(partition(), term(5))]);
+}
+
+#[test]
+pub(super) fn a_promise_that_was_kept_binds_after_a_restart() {
+    let mut rig = Rig::new();
+    rig.replica.lose();
+    rig.open(PartitionRecord { promise: term(3), ..Default::default() });
+    assert_eq!(rig.ask(put("a", 2, 1)), refused(Refusal::Promise { promised: term(3) }));
 }

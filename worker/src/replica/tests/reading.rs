@@ -22,13 +22,14 @@ fn the_first_read_asks_the_database_and_the_second_the_cache() {
 }
 
 #[test]
-fn a_write_is_seen_only_after_its_commit() {
+pub(super) fn a_write_is_seen_only_after_its_commit() {
     let mut rig = Rig::new();
     rig.submit(put("a", 1, 1));
     rig.commit();
+    rig.answers();
     rig.submit(put("a", 1, 2));
     let batch = rig.take();
-    rig.answers();
+    assert_eq!(rig.answers(), []);
     assert_eq!(rig.ask(get("a")), version(row_at("a", term(1).ballot(1))));
     rig.committed(batch);
     rig.answers();
@@ -36,7 +37,7 @@ fn a_write_is_seen_only_after_its_commit() {
 }
 
 #[test]
-fn a_read_that_raced_a_commit_does_not_fill_the_cache() {
+pub(super) fn a_read_that_raced_a_commit_does_not_fill_the_cache() {
     let mut rig = Rig::new();
     let (old, new) = (row_at("a", term(1).ballot(1)), row_at("a", term(1).ballot(2)));
     rig.submit(get("a"));

@@ -123,7 +123,7 @@ fn an_aborted_batch_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn an_unknown_outcome_is_never_a_refusal() {
+pub(super) fn an_unknown_outcome_is_never_a_refusal() {
     let mut rig = Rig::new();
     rig.submit(put("a", 1, 1));
     rig.submit(put("a", 1, 2));
@@ -202,7 +202,7 @@ fn rig_with_floor() -> Rig {
 }
 
 #[test]
-fn at_or_below_the_floor_only_a_row_that_exists_is_written() {
+pub(super) fn at_or_below_the_floor_only_a_row_that_exists_is_written() {
     let below_floor = refused(Refusal::Floor { floor: term(1).ballot(10) });
     let mut rig = rig_with_floor();
     for request in [

@@ -80,6 +80,36 @@ fn a_base_read_before_a_flush_is_no_base() {
     assert_eq!(*made.lock().unwrap(), 1);
 }
 
+#[test]
+pub(super) fn a_flush_waits_for_puts_under_way() {
+    let mut world = World::new(1);
+    world.set(0, KEY, "5");
+    world.run_all();
+    let set = world.set(0, KEY, "6");
+    let flushed = flush(&mut world, 0);
+    let is_flush =
+        |packet: &Packet| matches!(packet, Packet::Request { request: ReplicaRequest::Flush { .. }, .. });
+    assert!(!world.wire.iter().any(is_flush));
+    world.run_all();
+    assert!(set.take().unwrap().is_ok());
+    assert_eq!(flushed.lock().unwrap().take(), Some(Ok(())));
+    assert_eq!(value(&mut world, 0), None);
+}
+
+#[test]
+pub(super) fn what_waits_behind_a_flush_does_not_build_on_what_it_deleted() {
+    let mut world = World::new(1);
+    world.set(0, KEY, "4");
+    world.run_all();
+    world.set(0, KEY, "5");
+    let flushed = flush(&mut world, 0);
+    let (incr, made) = world.incr(0, KEY);
+    world.run_all();
+    assert_eq!(flushed.lock().unwrap().take(), Some(Ok(())));
+    assert!(incr.take().unwrap().is_ok());
+    assert_eq!(*made.lock().unwrap(), 1);
+}
+
 /// The first frontend's put of "new" is stored by one replica and refused by the others; what it sends under its next
 /// term is refused as busy by all.
 fn put_that_is_left_at(holder: u16) -> World {
@@ -225,7 +255,7 @@ fn a_flush_hears_its_answers_although_the_partition_is_taken_over_again() {
 
 /// Found by the simulation: nothing was left of the put, and the increment was applied a second time.
 #[test]
-fn a_put_whose_successor_may_be_collected_is_not_applied_again() {
+pub(super) fn a_put_whose_successor_may_be_collected_is_not_applied_again() {
     let mut world = World::new(2);
     let (incr, _) = world.incr(0, KEY);
     world.run(|packet| matches!(packet, Packet::Reply { reply: ReplicaReply::Stored, .. }));

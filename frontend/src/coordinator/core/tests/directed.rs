@@ -93,7 +93,7 @@ fn with_one_replica_left_a_write_is_refused_and_not_applied() {
 }
 
 #[test]
-fn a_put_that_only_one_replica_stored_is_uncertain() {
+pub(super) fn a_put_that_only_one_replica_stored_is_uncertain() {
     let mut world = World::new(1);
     world.set(0, "k", "old");
     world.run_all();
@@ -180,6 +180,26 @@ fn a_version_that_only_a_minority_holds_is_rewritten_before_it_is_answered() {
 }
 
 #[test]
+pub(super) fn a_version_that_only_a_minority_holds_is_not_passed_on_as_chosen() {
+    let mut world = World::new(2);
+    world.set(0, "k", "old");
+    world.run_all();
+    world.set(1, "k", "left");
+    world.run(|packet| {
+        matches!(packet, Packet::Request { worker: 1 | 2, request: ReplicaRequest::Put { .. }, .. })
+    });
+    let get = world.get(0, "k");
+    let mut passed_on = 0;
+    world.run(|packet| {
+        passed_on +=
+            u32::from(matches!(packet, Packet::Request { request: ReplicaRequest::Replicate { .. }, .. }));
+        false
+    });
+    assert_eq!(text(&get.take().unwrap().unwrap().unwrap().row), "left");
+    assert_eq!(passed_on, 0, "it is put under a fresh ballot");
+}
+
+#[test]
 fn a_stale_replica_that_a_read_sees_is_repaired() {
     let mut world = World::new(2);
     world.set(0, "k", "old");
@@ -229,7 +249,7 @@ fn a_takeover_in_between_costs_the_client_no_error() {
 }
 
 #[test]
-fn an_expired_value_is_absent_once_its_tombstone_is_acknowledged() {
+pub(super) fn an_expired_value_is_absent_once_its_tombstone_is_acknowledged() {
     let mut world = World::new(1);
     let at = UnixMillis(world.wall.0 + 1_000);
     let content = Content::string("v", Some(at));

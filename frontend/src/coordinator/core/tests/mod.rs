@@ -3,6 +3,9 @@
 mod contended;
 mod directed;
 mod linearizable;
+mod lives;
+mod mutants;
+mod overtaken;
 mod random;
 mod reconfigured;
 mod replica;

@@ -163,7 +163,7 @@ fn a_frontend_that_knows_the_epoch_first_waits_for_the_workers() {
 }
 
 #[test]
-fn a_write_in_a_joint_epoch_needs_both_majorities() {
+pub(super) fn a_write_in_a_joint_epoch_needs_both_majorities() {
     let mut world = world(1);
     change(&mut world, &joint(2));
     let set = world.set(0, K, "new");
