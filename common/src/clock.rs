@@ -1,19 +1,23 @@
 //! Vector clocks: which versions a version has seen.
 //!
 //! Incarnation id → counter (Fidge 1988, Mattern 1989; dots as in Preguiça et al., "Dotted Version Vectors"). A put's
-//! dot is (owner's incarnation, seq) and its clock is the partition's context joined with that dot. Among chosen
-//! versions of a key, clock order equals ballot order.
+//! dot is (owner's incarnation, seq), both of which its ballot names, and its clock is the partition's context joined
+//! with that dot. Among chosen versions of a key, clock order equals ballot order.
+//!
+//! A partition gains an entry with each life of a frontend that writes to it, so entries have to go again. A clock
+//! without an entry says nothing about that incarnation; it never says more than it did. So what is asked of a clock is
+//! whether it has seen a *dot* ([`VectorClock::has_seen`]), which the lack of other entries does not disturb.
 
 use std::cmp::Ordering;
 
 use smallvec::SmallVec;
 
-use crate::Incarnation;
+use crate::{Ballot, Incarnation};
 
-/// The most entries a clock from outside may hold; a partition gains one per frontend life and old ones are pruned.
+/// The most entries of a clock, here and on the wire. Owners prune long before ([`VectorClock::cut`]).
 pub const CLOCK_ENTRIES_MAX: usize = 1_024;
 
-/// A clock: entries sorted by incarnation, counters above zero.
+/// A clock: entries sorted by incarnation, counters above zero, never more than [`CLOCK_ENTRIES_MAX`].
 #[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct VectorClock(SmallVec<[(Incarnation, u64); 2]>);
 
@@ -53,21 +57,58 @@ impl VectorClock {
         self.0.binary_search_by_key(&incarnation, |e| e.0).map_or(0, |i| self.0[i].1)
     }
 
-    /// Raises one entry to at least `counter`.
+    /// Whether it has seen the version of this ballot, by its dot.
+    pub fn has_seen(&self, ballot: Ballot) -> bool {
+        ballot.seq > 0 && self.get(ballot.term.incarnation) >= ballot.seq
+    }
+
+    /// Raises one entry to at least `counter`. A full clock loses another entry for a new one.
     pub fn observe(&mut self, incarnation: Incarnation, counter: u64) {
         if counter == 0 {
             return;
         }
         match self.0.binary_search_by_key(&incarnation, |e| e.0) {
             Ok(i) => self.0[i].1 = self.0[i].1.max(counter),
-            Err(i) => self.0.insert(i, (incarnation, counter)),
+            Err(i) => {
+                self.0.insert(i, (incarnation, counter));
+                self.cut(CLOCK_ENTRIES_MAX, incarnation);
+            }
         }
     }
 
-    /// The least clock that has seen all that either has seen.
+    /// Leaves at most `max` entries (one at least), that of `keep` among them. Incarnations are random numbers, so the
+    /// lowest ones are a random choice, but the same one at everybody: what one clock lost, others lose too.
+    pub fn cut(&mut self, max: usize, keep: Incarnation) {
+        let mut over = self.0.len().saturating_sub(max.max(1));
+        if over == 0 {
+            return;
+        }
+        self.0.retain(|(incarnation, _)| {
+            let goes = over > 0 && *incarnation != keep;
+            over -= usize::from(goes);
+            !goes
+        });
+    }
+
+    /// The least clock that has seen all that either has seen, as long as that is not too many.
     pub fn join(&mut self, other: &Self) {
         for (incarnation, counter) in &other.0 {
             self.observe(*incarnation, *counter);
+        }
+    }
+
+    /// As the vector of a replica, which is the clock of the `highest` version that it has stored; now it stores this one.
+    ///
+    /// That is enough to take over from: the owner who issued the highest had seen all that was chosen below it. And so
+    /// the vector loses what owners prune, whatever comes late.
+    pub fn follow(&mut self, highest: &mut Ballot, ballot: Ballot, clock: &Self) {
+        match ballot.cmp(highest) {
+            Ordering::Greater => {
+                *highest = ballot;
+                self.clone_from(clock);
+            }
+            Ordering::Equal => self.join(clock),
+            Ordering::Less => {}
         }
     }
 
@@ -168,6 +209,32 @@ mod tests {
     fn two_owners_of_one_base_are_concurrent() {
         let base = clock(&[(1, 5)]).unwrap();
         assert_eq!(base.with_dot(Incarnation(2), 1).partial_cmp(&base.with_dot(Incarnation(3), 1)), None);
+    }
+
+    #[test]
+    fn a_dot_is_seen_whatever_else_the_clock_has_lost() {
+        let term = crate::Term { n: 1, incarnation: Incarnation(3) };
+        let ballot = |seq| crate::Promise { epoch: crate::Epoch(1), term }.ballot(seq);
+        let mut seen = clock(&[(1, 9), (3, 5), (4, 2)]).unwrap();
+        for _ in 0..2 {
+            assert!(seen.has_seen(ballot(4)) && seen.has_seen(ballot(5)) && !seen.has_seen(ballot(6)));
+            seen.cut(1, Incarnation(3));
+        }
+        assert_eq!(seen, clock(&[(3, 5)]).unwrap());
+        assert!(!VectorClock::new().has_seen(Ballot::ZERO), "nobody issued it");
+    }
+
+    #[test]
+    fn a_full_clock_takes_what_is_new() {
+        let mut full =
+            clock(&(1..=CLOCK_ENTRIES_MAX as u64).map(|i| (i * 2, 1)).collect::<Vec<_>>()).unwrap();
+        for new in [1, 3, u64::MAX] {
+            full.observe(Incarnation(new), 7);
+            assert_eq!((full.entries().len(), full.get(Incarnation(new))), (CLOCK_ENTRIES_MAX, 7));
+            assert!(full.entries().is_sorted_by(|a, b| a.0 < b.0));
+        }
+        full.join(&clock(&[(5, 1), (7, 1)]).unwrap());
+        assert_eq!(full.entries().len(), CLOCK_ENTRIES_MAX);
     }
 
     #[test]

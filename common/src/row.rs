@@ -15,6 +15,13 @@ pub struct Row {
 }
 
 impl Row {
+    /// Two versions of one key of which the one with the lower ballot has seen the other. The protocol never makes such a
+    /// pair: an owner issues nothing below what it has seen.
+    pub fn contradicts(&self, other: &Self) -> bool {
+        let (lower, higher) = if self.ballot < other.ballot { (self, other) } else { (other, self) };
+        lower.key == higher.key && lower.ballot < higher.ballot && lower.clock.has_seen(higher.ballot)
+    }
+
     /// Roughly what the row costs in memory and on the wire, for byte bounds.
     pub fn weight(&self) -> usize {
         const FIXED: usize = 160;

@@ -6,9 +6,11 @@ use std::time::Duration;
 use anyhow::bail;
 use tercet_frontend::coordinator::status::ClusterStatus;
 
-use crate::cli::DrainArgs;
+use crate::cli::{DrainArgs, FrontendAt};
 use crate::frontend::Frontend;
 use crate::progress::Progress;
+use crate::up::control::{Request, ask};
+use crate::up::datadir::DataDir;
 
 /// How often the status is looked at.
 const POLL: Duration = Duration::from_millis(500);
@@ -23,6 +25,7 @@ pub(crate) fn run(args: &DrainArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(drain(args, &frontend)) {
         Ok(Ok(text)) => {
+            tell_supervisor(&args.frontend);
             println!("{text}");
             Ok(ExitCode::SUCCESS)
         }
@@ -31,6 +34,15 @@ pub(crate) fn run(args: &DrainArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(crate::FAILED))
         }
         Err(error) => unusable(&error),
+    }
+}
+
+/// The supervisor of a local cluster keeps in mind who is drained before that one's data is removed. It looks by itself too,
+/// now and then, so a failure is nothing to tell of.
+fn tell_supervisor(at: &FrontendAt) {
+    let local = at.rest.is_none().then(|| DataDir::locate(at.place.data_dir.as_deref()));
+    if let Some(running) = local.and_then(Result::ok).and_then(|dir| dir.running()) {
+        let _ = ask(&running.control, &Request::Look);
     }
 }
 

@@ -19,7 +19,7 @@ pub mod scans;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -60,11 +60,14 @@ pub struct Engine {
     promises: Notify,
     scans: Notify,
     changes: Notify,
+    conflicts: Notify,
     lost: Notify,
     callers: RwLock<HashMap<u64, Arc<ReplyQueue>>>,
     last_caller: AtomicU64,
     /// Whose data it is; set by the first opening.
     identity: Mutex<Option<Identity>>,
+    /// A new identity was drawn, and whether it is the data's shows only when the store opens again.
+    renewing: AtomicBool,
     journal_seq: AtomicU64,
     open: watch::Sender<bool>,
     /// The ring register as it is kept. One step at a time, so that the membership follows it.
@@ -94,10 +97,12 @@ impl Engine {
             promises: Notify::new(),
             scans: Notify::new(),
             changes: Notify::new(),
+            conflicts: Notify::new(),
             lost: Notify::new(),
             callers: RwLock::new(HashMap::new()),
             last_caller: AtomicU64::new(0),
             identity: Mutex::new(None),
+            renewing: AtomicBool::new(false),
             journal_seq: AtomicU64::new(0),
             open: watch::Sender::new(false),
             register: tokio::sync::Mutex::new(RegisterState::default()),
@@ -158,6 +163,7 @@ impl Engine {
             "the store is open"
         );
         *self.identity.lock() = Some(identity);
+        self.renewing.store(false, Ordering::Relaxed);
         self.with(|replica| {
             if let Some(membership) = membership {
                 replica.set_membership(membership);
@@ -176,7 +182,7 @@ impl Engine {
         }
         let new = &loaded.identity;
         if let Some(old) = self.identity.lock().as_ref() {
-            if old.worker_uuid != new.worker_uuid {
+            if old.worker_uuid != new.worker_uuid && !self.renewing.load(Ordering::Relaxed) {
                 let (old, new) = (&old.worker_uuid, &new.worker_uuid);
                 return Err(StoreError::Refused(format!(
                     "the database is another one than before: {new}, not {old}"
@@ -244,6 +250,8 @@ impl Engine {
         let (engine, token) = (self.clone(), stop.clone());
         tasks.spawn(async move { engine.keep_promises_until(&token).await });
         let (engine, token) = (self.clone(), stop.clone());
+        tasks.spawn(async move { engine.keep_conflicts_until(&token).await });
+        let (engine, token) = (self.clone(), stop.clone());
         tasks.spawn(async move { engine.drop_leftovers_until(&token).await });
         let (engine, token) = (self.clone(), stop.clone());
         tasks.spawn(async move {
@@ -284,6 +292,9 @@ impl Engine {
         }
         if work.change {
             self.changes.notify_one();
+        }
+        if work.conflict {
+            self.conflicts.notify_one();
         }
         if work.reopen && self.open.send_if_modified(std::mem::take) {
             self.lost.notify_one();
@@ -442,6 +453,33 @@ impl Engine {
             drop(gate);
             tokio::select! {
                 () = self.promises.notified() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn keep_conflicts_until(&self, stop: &CancellationToken) {
+        loop {
+            let gate = self.gate.read().await;
+            while let Some(conflict) = self.with(Replica::next_conflict) {
+                self.metrics.clock_conflicts.increment(1);
+                let (key, higher, lower) =
+                    (conflict.higher.key.hash(), conflict.higher.ballot, conflict.lower.ballot);
+                match self.store.keep_conflict(conflict).await {
+                    // Told once for each pair, not each time that it is met.
+                    Ok(true) => error!(
+                        key_hash = format_args!("{:032x}", u128::from_be_bytes(key.0)),
+                        %higher,
+                        %lower,
+                        "a version has seen one of a higher ballot; both are in tercet.conflict"
+                    ),
+                    Ok(false) => {}
+                    Err(error) => warn!(%error, %higher, %lower, "a conflict of clocks could not be kept"),
+                }
+            }
+            drop(gate);
+            tokio::select! {
+                () = self.conflicts.notified() => {}
                 () = stop.cancelled() => return,
             }
         }

@@ -120,6 +120,8 @@ impl Frontend {
                         *held = (ballot, clock);
                     }
                 }
+                // The simulation compares all partitions, again and again.
+                Missed::UncertainFlush(_) => {}
             }
         }
     }

@@ -1,7 +1,9 @@
 //! All operations of a schedule, and the histories of its keys.
 
+use std::collections::BTreeSet;
+
 use tercet_check::{Operation, Outcome};
-use tercet_common::{Ballot, VectorClock};
+use tercet_common::{Ballot, PartitionId, VectorClock};
 use tercet_frontend::coordinator::core::WorkerIx;
 
 use crate::agenda::Time;
@@ -54,6 +56,8 @@ pub(crate) struct Version {
 pub(crate) struct Record {
     pub issued: Vec<Issued>,
     pub versions: Vec<Version>,
+    /// Partitions in which entries of clocks were given up.
+    pub pruned: BTreeSet<PartitionId>,
     unanswered: usize,
 }
 

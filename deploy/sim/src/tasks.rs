@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tercet_common::{Epoch, Key, PartitionId, ReplicaReply, ReplicaRequest, Row, SyncReply, SyncRequest};
+use tercet_common::{
+    Epoch, Key, PartitionId, Promise, ReplicaReply, ReplicaRequest, Row, SyncReply, SyncRequest,
+};
 use tercet_frontend::coordinator::api::OpError;
 use tercet_frontend::coordinator::core::{CallId, WorkerIx};
 use tercet_frontend::healing::collect::{Collected, collect};
@@ -48,6 +50,7 @@ type Answer = Result<ReplicaReply, Unanswered>;
 enum Order {
     Ask(WorkerIx, ReplicaRequest, oneshot::Sender<Answer>),
     Rewrite(Key, oneshot::Sender<Result<(), OpError>>),
+    Passed(PartitionId, Promise),
 }
 
 #[derive(Default)]
@@ -110,6 +113,10 @@ impl Peers for Desk {
 
     fn owner_view(&self, partition: PartitionId) -> Option<OwnerView> {
         self.papers().views.get(partition.index()).cloned().flatten()
+    }
+
+    fn passed(&self, partition: PartitionId, promise: Promise) {
+        self.papers().orders.push(Order::Passed(partition, promise));
     }
 
     fn stable(&self, partition: PartitionId) -> Option<Stable> {
@@ -232,6 +239,10 @@ impl World {
                 let patience = self.plan.tuning.replica_timeout.as_micros() as u64 * 4;
                 self.agenda.plan(self.now + patience, Event::AskTimeout { frontend: nth, life, ask });
                 self.send(nth, worker, CallId::from_raw(ask), request);
+            }
+            Order::Passed(partition, promise) => {
+                self.record.pruned.insert(partition);
+                self.with_core(nth, |core| core.passed(partition, promise));
             }
             Order::Rewrite(key, done) => {
                 let done = Box::new(move |result| {

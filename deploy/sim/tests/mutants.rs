@@ -11,7 +11,7 @@ const KILLERS: &[(Mutant, u64)] = &[
     (Mutant::ForgetPromises, 297),
     (Mutant::RetryUncertain, 8),
     (Mutant::CopyFromOne, 137),
-    (Mutant::PrepareWithoutBarrier, 5),
+    (Mutant::PrepareWithoutBarrier, 967),
     (Mutant::OrphansNotEnded, 12),
     (Mutant::ExpiryWithoutTombstone, 283),
     (Mutant::AnswerBeforeCommit, 0),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::signal::Signal;
-use tercet_frontend::coordinator::status::{ChangeStatus, ClusterStatus};
+use tercet_frontend::coordinator::status::{ClusterStatus, Role};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::Account;
 use super::control::{LocalBoxFuture, Supervised};
-use super::datadir::DataDir;
+use super::datadir::{DataDir, Manifest};
 use super::part::{Action, Exited, Handle, Kind, Probe, Spec};
 use super::ports::Ports;
 use super::postgres::create;
@@ -45,8 +45,7 @@ pub(super) struct Plan {
     pub(super) run_dir: PathBuf,
     pub(super) account: Account,
     pub(super) installation: Installation,
-    pub(super) cluster_id: String,
-    pub(super) workers: Vec<String>,
+    pub(super) manifest: Manifest,
     /// Where further ones come from.
     pub(super) ports: Ports,
     pub(super) resp: SocketAddr,
@@ -104,7 +103,7 @@ impl Cluster {
         let exe = std::env::current_exe().context("finding this program")?;
         // Chosen once: the workers are told, and a frontend that is started again must be found there.
         let grpc = plan.ports.internal()?;
-        let ids = plan.workers.clone();
+        let ids = plan.manifest.workers.clone();
         let psql = ids.first().map(|id| Server::new(&plan.dir, &plan.run_dir, id).psql());
         let ready_url = format!("http://{}/readyz", welcome::dial(plan.rest));
         let dir = plan.dir.clone();
@@ -137,7 +136,7 @@ impl Cluster {
         let _one_at_a_time = self.adding.lock().await;
         let (dir, installation, account, id) = {
             let plan = &self.maker.borrow().plan;
-            let id = format!("w{}", plan.workers.len() + 1);
+            let id = plan.manifest.next_worker();
             (plan.dir.clone(), plan.installation.clone(), plan.account.clone(), id)
         };
         // An addition that was cut short may have left the database behind.
@@ -149,8 +148,9 @@ impl Cluster {
         let (database, worker) = {
             let mut maker = self.maker.borrow_mut();
             let node = maker.node(&id)?;
-            dir.set_workers(u16::try_from(maker.plan.workers.len() + 1)?)?;
-            maker.plan.workers.push(id.clone());
+            let manifest = &mut maker.plan.manifest;
+            manifest.workers.push(id.clone());
+            dir.set_manifest(manifest)?;
             node
         };
         self.databases.borrow_mut().push(database.clone());
@@ -194,12 +194,23 @@ impl Cluster {
         Ok(())
     }
 
-    /// The ring change under way; `None`: the frontend does not answer, or does not know the ring.
-    pub(super) async fn ring_change(&self) -> Option<Option<ChangeStatus>> {
+    /// What the frontend says of the ring; `None`: it does not answer, or does not know the ring. Who is drained is kept in
+    /// mind, so that he may be missing at the next start.
+    pub(super) async fn look(&self, progress: &Progress) -> Option<ClusterStatus> {
         let (url, password) = (self.ready_url.replace("/readyz", "/admin/status"), self.dir.password());
         let (code, body) = self.client.get(&url, password.as_deref(), READY_TIMEOUT).await.ok()?;
         let status: ClusterStatus = serde_json::from_slice(&body).ok().filter(|_| code == 200)?;
-        (status.epoch > 0).then_some(status.ring.change)
+        if status.epoch == 0 {
+            return None;
+        }
+        let mut maker = self.maker.borrow_mut();
+        let manifest = &mut maker.plan.manifest;
+        if note_drained(manifest, &status)
+            && let Err(error) = self.dir.set_manifest(manifest)
+        {
+            progress.say(&format!("who is drained cannot be kept in mind: {error:#}"));
+        }
+        Some(status)
     }
 
     async fn wait_until_ready(&self, progress: &Progress) {
@@ -242,6 +253,19 @@ impl Cluster {
     }
 }
 
+/// Whether the ring tells of a drained worker, or of one that stays after all.
+fn note_drained(manifest: &mut Manifest, status: &ClusterStatus) -> bool {
+    let mut news = false;
+    for worker in &status.workers {
+        news |= match (worker.role, worker.partitions) {
+            (Role::Leaving, 0) => status.ring.change.is_none() && manifest.drained(worker.id.as_str()),
+            (Role::Member, _) | (_, 1..) => manifest.stays(worker.id.as_str()),
+            (Role::Joining | Role::Spare | Role::Replaced, 0) => false,
+        };
+    }
+    news
+}
+
 /// The supervisor's end of the control socket.
 pub(super) struct Desk {
     pub(super) cluster: Rc<Cluster>,
@@ -258,6 +282,12 @@ impl Supervised for Desk {
             let added = self.cluster.add_worker(&self.progress).await;
             self.progress.finish();
             added.map_err(|error| format!("{error:#}"))
+        })
+    }
+
+    fn look(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(async {
+            self.cluster.look(&self.progress).await;
         })
     }
 
@@ -292,7 +322,7 @@ fn worker(
     let mut args = vec![
         "worker".to_owned(),
         flag("id", id),
-        flag("cluster-id", &plan.cluster_id),
+        flag("cluster-id", &plan.manifest.cluster_id),
         flag("cluster-secret-file", plan.dir.cluster_secret_file().display()),
         flag("postgres", server.connection()),
         // The frontend learns the port from heartbeats.
@@ -303,7 +333,7 @@ fn worker(
     // Where all workers share few cores, fewer and larger commits are worth more than commits that overlap: on two cores
     // one writer each was measured 15 to 25 % faster than two (SET, 50 clients, no pipeline).
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if cores <= plan.workers.len() && std::env::var_os("TERCET_WRITERS").is_none() {
+    if cores <= plan.manifest.workers.len() && std::env::var_os("TERCET_WRITERS").is_none() {
         args.push(flag("writers", 1));
     }
     role(plan, exe, id.to_owned(), Kind::Worker, args, metrics, client)
@@ -312,9 +342,9 @@ fn worker(
 fn frontend(plan: &Plan, exe: &std::path::Path, grpc: SocketAddr, client: http::Client) -> Spec {
     let mut args = vec![
         "frontend".to_owned(),
-        flag("cluster-id", &plan.cluster_id),
+        flag("cluster-id", &plan.manifest.cluster_id),
         flag("cluster-secret-file", plan.dir.cluster_secret_file().display()),
-        flag("workers", plan.workers.join(",")),
+        flag("workers", plan.manifest.workers.join(",")),
         flag("resp", plan.resp),
         flag("rest", plan.rest),
         flag("listen", grpc),

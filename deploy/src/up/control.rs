@@ -34,6 +34,8 @@ pub(crate) enum Request {
     },
     /// One more worker with a database.
     Add,
+    /// To look at the ring at once: a worker has been drained, or is to stay.
+    Look,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,6 +52,7 @@ pub(super) type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 pub(super) trait Supervised: 'static {
     fn parts(&self) -> Vec<Handle>;
     fn add_worker(&self) -> LocalBoxFuture<'_, Result<String, String>>;
+    fn look(&self) -> LocalBoxFuture<'_, ()>;
     /// Tells the supervisor's own terminal what was done.
     fn said(&self, text: &str);
 }
@@ -123,6 +126,10 @@ async fn respond(request: Request, cluster: &impl Supervised) -> Answer {
     match request {
         Request::List => Answer::Parts { parts: parts.iter().map(Handle::status).collect() },
         Request::Add => done(cluster.add_worker().await),
+        Request::Look => {
+            cluster.look().await;
+            Answer::Done { message: "looked at the ring".to_owned() }
+        }
         Request::Act { action, id } => match parts.iter().find(|part| part.id() == id) {
             None => {
                 let ids: Vec<&str> = parts.iter().map(Handle::id).collect();
@@ -168,6 +175,10 @@ mod tests {
 
         fn add_worker(&self) -> LocalBoxFuture<'_, Result<String, String>> {
             Box::pin(async { Err("no room".to_owned()) })
+        }
+
+        fn look(&self) -> LocalBoxFuture<'_, ()> {
+            Box::pin(async {})
         }
 
         fn said(&self, _: &str) {}

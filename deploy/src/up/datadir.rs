@@ -1,8 +1,8 @@
 //! The data directory of a local cluster.
 //!
 //! ```text
-//! DATA/tercet.json     what it is: format, workers, PostgreSQL's major version, cluster id (written last: until then
-//!                      the directory is not in use)
+//! DATA/tercet.json     what it is: format, workers by name, PostgreSQL's major version, cluster id (written last: until
+//!                      then the directory is not in use)
 //!      lock            held by the running `tercet up`
 //!      running.json    how to reach it
 //!      secrets/        cluster-secret, password (0700, files 0600)
@@ -27,7 +27,9 @@ use serde::{Deserialize, Serialize};
 use super::account::create_dir;
 
 /// Raised when an older `tercet` could not read the directory any more.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// Told how many workers there were, which are w1 to that number.
+const FORMAT_NUMBERED: u32 = 1;
 pub(crate) const WORKERS_DEFAULT: u16 = 4;
 const SECRET_CHARS: usize = 43; // 256 bits
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -44,10 +46,52 @@ pub(crate) struct DataDir {
 /// What the directory is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
-    pub(crate) format: u32,
-    pub(crate) workers: u16,
-    pub(crate) postgres_major: u32,
+    format: u32,
+    /// Those to start. Each has its database here.
+    pub(crate) workers: Vec<String>,
+    /// Those that have handed over what they held. Their databases may be here still.
+    pub(crate) drained: Vec<String>,
+    postgres_major: u32,
     pub(crate) cluster_id: String,
+}
+
+impl Manifest {
+    /// Of a new cluster.
+    pub(super) fn new(workers: Vec<String>, postgres_major: u32) -> Self {
+        let random = Alphanumeric.sample_string(&mut rand::rng(), 12);
+        let cluster_id = format!("local-{random}");
+        Self { format: FORMAT, workers, drained: Vec::new(), postgres_major, cluster_id }
+    }
+
+    /// A name that no worker has had.
+    pub(super) fn next_worker(&self) -> String {
+        let number = |id: &String| id.strip_prefix('w')?.parse::<u32>().ok();
+        let last = self.workers.iter().chain(&self.drained).filter_map(number).max();
+        format!("w{}", last.unwrap_or_default().saturating_add(1))
+    }
+
+    /// A worker holds nothing any more. Whether that is news.
+    pub(super) fn drained(&mut self, id: &str) -> bool {
+        Self::moved(&mut self.workers, &mut self.drained, id)
+    }
+
+    /// A worker that was drained stays after all. Whether that is news.
+    pub(super) fn stays(&mut self, id: &str) -> bool {
+        Self::moved(&mut self.drained, &mut self.workers, id)
+    }
+
+    fn moved(from: &mut Vec<String>, to: &mut Vec<String>, id: &str) -> bool {
+        let Some(at) = from.iter().position(|known| known == id) else { return false };
+        to.push(from.remove(at));
+        // w10 comes behind w9.
+        to.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+        true
+    }
+}
+
+/// The first `n` workers.
+fn numbered(n: u16) -> Vec<String> {
+    (1..=n).map(|n| format!("w{n}")).collect()
 }
 
 /// How to reach the `tercet up` that runs on it.
@@ -206,47 +250,52 @@ impl DataDir {
         }
         let format: Format =
             serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
-        if format.format != FORMAT {
-            bail!(
-                "{} has format {}, this tercet knows {FORMAT}: use the version of tercet that wrote it",
-                path.display(),
-                format.format
-            );
+        #[derive(Deserialize)]
+        struct Numbered {
+            workers: u16,
+            postgres_major: u32,
+            cluster_id: String,
         }
-        serde_json::from_str(&text).map(Some).with_context(|| format!("reading {}", path.display()))
+        let manifest = match format.format {
+            FORMAT => serde_json::from_str(&text),
+            FORMAT_NUMBERED => serde_json::from_str(&text).map(|old: Numbered| Manifest {
+                format: FORMAT,
+                workers: numbered(old.workers),
+                drained: Vec::new(),
+                postgres_major: old.postgres_major,
+                cluster_id: old.cluster_id,
+            }),
+            other => bail!(
+                "{} has format {other}, this tercet knows {FORMAT}: use the version of tercet that wrote it",
+                path.display(),
+            ),
+        };
+        manifest.map(Some).with_context(|| format!("reading {}", path.display()))
     }
 
-    /// Says durably that the databases are complete and in use.
-    pub(super) fn set_manifest(&self, workers: u16, postgres_major: u32) -> anyhow::Result<Manifest> {
-        let random = Alphanumeric.sample_string(&mut rand::rng(), 12);
-        let manifest =
-            Manifest { format: FORMAT, workers, postgres_major, cluster_id: format!("local-{random}") };
-        self.write("tercet.json", &serde_json::to_vec_pretty(&manifest)?, 0o644)?;
-        Ok(manifest)
+    /// Says durably what the directory is. Before the first time it is not in use: its databases may be incomplete.
+    pub(super) fn set_manifest(&self, manifest: &Manifest) -> anyhow::Result<()> {
+        self.write("tercet.json", &serde_json::to_vec_pretty(manifest)?, 0o644)
     }
 
-    /// Says durably that there is one worker more.
-    pub(super) fn set_workers(&self, workers: u16) -> anyhow::Result<()> {
-        let manifest = self.manifest()?.context("the directory is not in use yet")?;
-        self.write("tercet.json", &serde_json::to_vec_pretty(&Manifest { workers, ..manifest })?, 0o644)
-    }
-
-    /// The number of workers: what the directory has. `tercet node add` makes it more.
+    /// The workers to start: those that the directory has. `tercet node add` makes them more, `tercet drain` fewer.
     pub(super) fn agree_on_workers(
         &self,
         manifest: Option<&Manifest>,
         wanted: Option<u16>,
-    ) -> anyhow::Result<u16> {
-        match (manifest, wanted) {
-            (Some(manifest), Some(wanted)) if manifest.workers != wanted => bail!(
+    ) -> anyhow::Result<Vec<String>> {
+        let Some(Manifest { workers, .. }) = manifest else {
+            return Ok(numbered(wanted.unwrap_or(WORKERS_DEFAULT)));
+        };
+        if let Some(wanted) = wanted.filter(|wanted| workers.len() != usize::from(*wanted)) {
+            bail!(
                 "the data in {} is that of {} workers, not {wanted}: leave --workers out and add workers to the running \
                  cluster with `tercet node add`, or use another --data-dir",
                 self.root.display(),
-                manifest.workers
-            ),
-            (Some(manifest), _) => Ok(manifest.workers),
-            (None, wanted) => Ok(wanted.unwrap_or(WORKERS_DEFAULT)),
+                workers.len()
+            );
         }
+        Ok(workers.clone())
     }
 
     /// Keeps the clients' password where only the owner reads it; `None` removes it.
@@ -342,27 +391,51 @@ mod tests {
     }
 
     #[test]
-    fn the_manifest_fixes_the_number_of_workers() {
+    fn the_manifest_fixes_the_workers() {
         let (_temp, dir) = dir();
         let _lock = dir.take(0o700).unwrap();
         assert_eq!(dir.manifest().unwrap(), None);
-        assert_eq!(dir.agree_on_workers(None, None).unwrap(), WORKERS_DEFAULT);
-        let manifest = dir.set_manifest(5, 15).unwrap();
+        assert_eq!(dir.agree_on_workers(None, None).unwrap().len(), usize::from(WORKERS_DEFAULT));
+        let five = dir.agree_on_workers(None, Some(5)).unwrap();
+        assert_eq!(five, ["w1", "w2", "w3", "w4", "w5"]);
+        let manifest = Manifest::new(five.clone(), 15);
+        dir.set_manifest(&manifest).unwrap();
         assert_eq!(dir.manifest().unwrap().as_ref(), Some(&manifest));
-        assert_eq!(dir.agree_on_workers(Some(&manifest), None).unwrap(), 5);
+        assert_eq!(dir.agree_on_workers(Some(&manifest), None).unwrap(), five);
         let text = dir.agree_on_workers(Some(&manifest), Some(4)).unwrap_err().to_string();
         assert!(text.contains("5 workers") && text.contains("tercet node add"), "{text}");
-        dir.set_workers(6).unwrap();
+    }
+
+    #[test]
+    fn a_drained_worker_is_kept_in_mind_and_not_started() {
+        let mut manifest = Manifest::new(numbered(10), 15);
+        assert!(manifest.drained("w9") && manifest.drained("w10"));
+        assert!(!manifest.drained("w9") && !manifest.drained("w11"), "no news");
+        assert_eq!(manifest.workers, numbered(8));
+        assert_eq!(manifest.next_worker(), "w11", "not the name of one whose data may be there still");
+        assert!(manifest.stays("w10") && manifest.stays("w9"));
+        assert!(!manifest.stays("w9") && !manifest.stays("w11"), "no news, or none of ours");
+        assert_eq!((manifest.workers, manifest.drained), (numbered(10), Vec::new()));
+    }
+
+    #[test]
+    fn a_manifest_that_tells_only_how_many_workers_there_are_is_understood() {
+        let (_temp, dir) = dir();
+        let _lock = dir.take(0o700).unwrap();
+        let old = r#"{"format": 1, "workers": 3, "postgres_major": 15, "cluster_id": "local-x"}"#;
+        std::fs::write(dir.root().join("tercet.json"), old).unwrap();
         let manifest = dir.manifest().unwrap().unwrap();
-        assert_eq!(dir.agree_on_workers(Some(&manifest), None).unwrap(), 6);
+        assert_eq!(manifest, Manifest { cluster_id: "local-x".into(), ..Manifest::new(numbered(3), 15) });
+        dir.set_manifest(&manifest).unwrap();
+        assert_eq!(dir.manifest().unwrap(), Some(manifest));
     }
 
     #[test]
     fn a_newer_format_is_refused_and_a_broken_manifest_is_no_empty_directory() {
         let (_temp, dir) = dir();
         let _lock = dir.take(0o700).unwrap();
-        std::fs::write(dir.root().join("tercet.json"), r#"{"format": 2, "shards": 9}"#).unwrap();
-        assert!(dir.manifest().unwrap_err().to_string().contains("format 2"));
+        std::fs::write(dir.root().join("tercet.json"), r#"{"format": 3, "shards": 9}"#).unwrap();
+        assert!(dir.manifest().unwrap_err().to_string().contains("format 3"));
         std::fs::write(dir.root().join("tercet.json"), "").unwrap();
         assert!(dir.manifest().is_err());
     }

@@ -119,8 +119,7 @@ async fn up(args: UpArgs, progress: &Progress) -> anyhow::Result<()> {
         progress.say(&format!("running as root: PostgreSQL, which refuses to, runs as the user `{name}`"));
     }
     let manifest = dir.manifest()?;
-    let workers: Vec<String> =
-        (1..=dir.agree_on_workers(manifest.as_ref(), args.workers)?).map(|n| format!("w{n}")).collect();
+    let workers = dir.agree_on_workers(manifest.as_ref(), args.workers)?;
     dir.ensure_cluster_secret()?;
     dir.set_password(password.as_deref())?;
     let run_dir = RunDir::choose(&dir, &account, &workers)?;
@@ -130,6 +129,12 @@ async fn up(args: UpArgs, progress: &Progress) -> anyhow::Result<()> {
         () = interrupt.stop.cancelled() => bail!("interrupted"),
     };
     let (installation, manifest) = prepared;
+    for id in &manifest.drained {
+        let data = dir.databases().join(id);
+        if data.exists() {
+            progress.say(&format!("{id} was drained and is not started: {} can be removed", data.display()));
+        }
+    }
 
     let (exits, mut exited) = mpsc::channel(EXITS);
     let plan = Plan {
@@ -137,8 +142,7 @@ async fn up(args: UpArgs, progress: &Progress) -> anyhow::Result<()> {
         run_dir: run_dir.path.clone(),
         account,
         installation,
-        cluster_id: manifest.cluster_id,
-        workers,
+        manifest,
         ports,
         resp,
         rest,
@@ -212,7 +216,11 @@ async fn prepare(
     }
     let manifest = match manifest {
         Some(manifest) => manifest,
-        None => dir.set_manifest(u16::try_from(workers.len())?, installation.version.major)?,
+        None => {
+            let manifest = Manifest::new(workers.to_vec(), installation.version.major);
+            dir.set_manifest(&manifest)?;
+            manifest
+        }
     };
     Ok((installation, manifest))
 }
@@ -251,8 +259,8 @@ async fn watch_over(
     loop {
         tokio::select! {
             () = interrupt.stop.cancelled() => return,
-            _ = look.tick() => if let Some(change) = cluster.ring_change().await {
-                show_change(change, &mut changing, progress);
+            _ = look.tick() => if let Some(status) = cluster.look(progress).await {
+                show_change(status.ring.change, &mut changing, progress);
             },
             Some(exit) = exited.recv() => progress.say(&report(&exit, Some(call))),
             _ = tick.tick() => {

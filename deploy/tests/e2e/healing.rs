@@ -139,7 +139,12 @@ async fn workers_come_and_go_on_order_and_clients_notice_nothing() {
     }
     wait_for_three_copies(&cluster, &keys, &["w1", "w3", "w4"]).await;
 
-    // It is let in again when it may stay, over what it still has.
+    // It is let in again when it may stay, over what it still has. The ring has forgotten it and its order by then.
+    cluster
+        .wait_for_status("w2 is out of the ring", |status| {
+            status.workers.iter().all(|w| w.id.as_str() != "w2" || w.role == Role::Spare)
+        })
+        .await;
     cluster.node("start", "w2").await;
     let stays = tercet(&["drain", "w2", "--cancel", "--data-dir", &dir]).await;
     assert!(stays.status.success(), "{stays:?}");

@@ -42,6 +42,33 @@ async fn no_end_leaves_a_process_or_loses_data() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drained_worker_s_data_may_be_missing_at_the_next_start() {
+    let dir = directory();
+    let data_dir = dir.path().to_str().unwrap();
+    let cluster = Cluster::start_in(dir.path(), &[]).await;
+    let mut redis = cluster.redis().await;
+    let () = redis.set("kept", 1).await.unwrap();
+    let drained = tercet(&["drain", "w3", "--data-dir", data_dir]).await;
+    assert!(drained.status.success(), "{drained:?}");
+    cluster.stop().await;
+    std::fs::remove_dir_all(dir.path().join("databases/w3")).unwrap();
+
+    let cluster = Cluster::start_in(dir.path(), &[]).await;
+    let parts = cluster.parts().await;
+    let workers: Vec<&str> = parts.iter().filter(|p| p.kind == "worker").map(|p| p.id.as_str()).collect();
+    assert_eq!(workers, ["w1", "w2", "w4"]);
+    let mut redis = cluster.redis().await;
+    assert_eq!(redis.get::<_, i64>("kept").await.unwrap(), 1);
+    cluster.stop().await;
+
+    // That of any other must be there.
+    std::fs::remove_dir_all(dir.path().join("databases/w2")).unwrap();
+    let args = ["up", "--resp=127.0.0.1:0", "--rest=127.0.0.1:0", "--data-dir", data_dir];
+    let why = text(&tercet(&args).await.stderr);
+    assert!(why.contains("the database of w2 is not in"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ephemeral_cluster_removes_its_data() {
     let args = ["--ephemeral", "--workers=3", "--resp=127.0.0.1:0", "--rest=127.0.0.1:0"];
     let cluster = Cluster::try_start(&args, &[]).await.expect("it starts");

@@ -58,6 +58,8 @@ impl Backlog {
                     *held = (ballot, clock);
                 }
             }
+            // For the comparison.
+            Missed::UncertainFlush(_) => {}
         }
         true
     }

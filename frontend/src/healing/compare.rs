@@ -76,6 +76,8 @@ impl Compared {
 
 /// Compares a whole partition. All replicas have to answer. `done` is what was done, also after an error.
 pub async fn compare<P: Peers>(peers: &P, group: &Stable, done: &mut Compared) -> Result<(), HealError> {
+    let promise = || Some(peers.owner_view(group.partition)?.promise);
+    let began = promise();
     let mut from = START;
     let mut flushed = false;
     loop {
@@ -96,9 +98,13 @@ pub async fn compare<P: Peers>(peers: &P, group: &Stable, done: &mut Compared) -
         done.tombstones += summaries.iter().map(|summary| summary.tombstones).max().unwrap_or(0);
         match end {
             Some(next) => from = next,
-            None => return Ok(()),
+            None => break,
         }
     }
+    if let Some(promise) = began.filter(|began| done.was_equal() && promise() == Some(*began)) {
+        peers.passed(group.partition, promise);
+    }
+    Ok(())
 }
 
 /// Compares some keys of a partition, and its flush. All replicas have to answer. `done` is what was done, also after an

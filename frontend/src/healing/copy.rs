@@ -238,8 +238,7 @@ impl<P: Peers> Run<'_, P> {
             (merged.flush, merged.flush_clock) = (state.flush, state.flush_clock.clone());
         }
         merged.floor = merged.floor.max(state.floor);
-        merged.vector.join(&state.vector);
-        merged.highest = merged.highest.max(state.highest);
+        merged.vector.follow(&mut merged.highest, state.highest, &state.vector);
     }
 
     async fn stretch(&mut self, stretch: &Stretch) -> Result<Step, HealError> {

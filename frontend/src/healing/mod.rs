@@ -67,6 +67,9 @@ pub trait Peers: Sync {
     fn rewrite(&self, key: Key) -> impl Future<Output = Result<(), OpError>> + Send;
     /// What the partition's owner is about; `None`: this frontend does not own it.
     fn owner_view(&self, partition: PartitionId) -> Option<OwnerView>;
+    /// The partition's replicas were found equal, while this frontend owned it under this promise. Whoever wrote to it
+    /// earlier has been passed by all of them (design 5).
+    fn passed(&self, partition: PartitionId, promise: Promise);
     /// The partition's replicas, unless it is changing hands.
     fn stable(&self, partition: PartitionId) -> Option<Stable>;
 }

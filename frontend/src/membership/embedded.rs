@@ -228,7 +228,7 @@ impl Embedded {
             let soundness =
                 state.witnesses.judge(&worker.witness, worker.opened_journal_seq, newest.as_deref());
             proposer.trust(&voter, soundness == Soundness::Sound, now);
-            let holds = proposer.knows(&voter).filter(|holds| *holds > Epoch(0));
+            let holds = proposer.knows(&voter);
             if worker.standing == Standing::Member && soundness == Soundness::Sound {
                 state.witnesses.saw(&worker.witness);
             }

@@ -56,7 +56,7 @@ pub struct WorkerView {
     pub id: WorkerId,
     pub standing: Standing,
     pub health: Health,
-    /// The number of the newest configuration that it is known to hold; `None` before it said so.
+    /// The number of the newest configuration that it is known to hold, 0 if it holds none; `None` before it said so.
     pub holds: Option<Epoch>,
     /// How often it came back from the dead.
     pub returns: u32,
@@ -114,7 +114,7 @@ pub enum RegisterError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Findings {
     pub soundness: Soundness,
-    /// The number of the newest configuration that it knows to be decided.
+    /// The number of the newest configuration that it knows to be decided, 0 if it knows none; `None` before it said so.
     pub holds: Option<Epoch>,
 }
 

@@ -391,6 +391,15 @@ async fn what_the_workers_formed_is_used_instead_of_another_list() {
     assert_eq!(w4.knows(), 0);
 }
 
+/// That it answers at all is what shows that calls to it get through: without it no ring change takes it in.
+#[tokio::test]
+async fn an_empty_worker_is_known_to_answer_calls() {
+    let frontend = frontend(&["w1"]).await;
+    let spare = Worker::start("w9").await;
+    let _beating = spare.register(&frontend).await;
+    sees(&frontend, |v| v.get(&id("w9")).is_some_and(|w| w.holds == Some(Epoch(0)))).await;
+}
+
 #[tokio::test]
 async fn a_later_configuration_of_the_workers_is_used_and_told_to_its_members() {
     let frontend = frontend(&["w1", "w2", "w3"]).await;

@@ -47,6 +47,8 @@ pub(super) struct EngineMetrics {
     cache_bytes: Gauge,
     cache_rows: Gauge,
     read_only: Gauge,
+    /// Counted here as they are taken up: the frontend of the same process may count its own.
+    pub(super) clock_conflicts: Counter,
 }
 
 impl EngineMetrics {
@@ -63,6 +65,7 @@ impl EngineMetrics {
             cache_bytes: all::CACHE_BYTES.gauge(&[]),
             cache_rows: all::CACHE_ROWS.gauge(&[]),
             read_only: all::READ_ONLY.gauge(&[]),
+            clock_conflicts: all::CLOCK_CONFLICTS.counter(&[]),
         }
     }
 

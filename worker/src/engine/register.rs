@@ -1,6 +1,7 @@
 //! The worker's part in deciding ring configurations: it keeps the register, and says whose data it holds.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use prost::Message;
 use tercet_common::RingConfig;
@@ -120,7 +121,10 @@ impl Engine {
         let register = self.register.lock().await;
         let old = self.check_data(worker_uuid)?;
         let _gate = self.pass()?;
+        // Left standing by an error: whoever ordered it asks again, with the identity that he finds then.
+        self.renewing.store(true, Ordering::Relaxed);
         let uuid = self.store.renew_identity().await?;
+        self.renewing.store(false, Ordering::Relaxed);
         warn!(
             old,
             uuid, "the data has lost something that this worker once said: it has another identity now"

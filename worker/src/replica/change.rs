@@ -4,6 +4,7 @@
 //!
 //! - A change stands in the barrier like a write, and waits behind it like a prepare. So a prepare waits for it, a
 //!   collection for an earlier install, and the changes of one partition run one after the other, in their order.
+//! - A change that would change nothing durable is not sent: it ends when its turn comes, as if it had been.
 //! - What a change touched is dropped from the cache, and a commit that raced it does not fill the cache.
 //! - While a copy begins, no flush is accepted: the copy sets the flush, and must not undo one that is later.
 //! - Once a copy has finished, nothing of a copy is accepted in its epoch any more.
@@ -69,6 +70,22 @@ impl Change {
     }
 }
 
+/// Why a change ends without the store.
+enum NotSent {
+    Refused(Refusal),
+    /// The copy of this epoch has finished.
+    Whole,
+}
+
+impl From<NotSent> for ReplicaReply {
+    fn from(not_sent: NotSent) -> Self {
+        match not_sent {
+            NotSent::Refused(refusal) => Self::Refused(refusal),
+            NotSent::Whole => Self::Synced(Box::new(SyncReply::Whole)),
+        }
+    }
+}
+
 /// At most one of each partition: the barrier holds back the others.
 #[derive(Debug, Default)]
 pub(super) struct ChangeQueue {
@@ -94,12 +111,17 @@ impl Replica {
             let (id, end) = (change.partition, change.end());
             match self.prepare_change(change) {
                 Ok((sent, copying)) => {
+                    let knows = self.partitions[id.index()].knows(&sent);
                     let id = ChangeId(self.next_id());
                     self.changing.insert(id, Changing { end, sent: sent.clone(), copying });
-                    return Some((id, sent));
+                    if !knows {
+                        return Some((id, sent));
+                    }
+                    // Of an empty partition, only the end of the copy costs a transaction.
+                    self.on_change(id, CommitOutcome::Committed { journal_seq: 0, rows: Vec::new() });
                 }
-                Err(reply) => {
-                    self.end_change(end, reply);
+                Err(not_sent) => {
+                    self.end_change(end, not_sent.into());
                     self.release(id);
                 }
             }
@@ -108,18 +130,18 @@ impl Replica {
     }
 
     /// What to send to the store, and what the copy's progress is once that is durable; or the answer at once.
-    fn prepare_change(&self, change: Change) -> Result<(PartitionChange, Option<Copying>), ReplicaReply> {
+    fn prepare_change(&self, change: Change) -> Result<(PartitionChange, Option<Copying>), NotSent> {
         if let Some(refusal) = self.outdated(change.partition, change.need) {
-            return Err(ReplicaReply::Refused(refusal));
+            return Err(NotSent::Refused(refusal));
         }
         if self.read_only {
-            return Err(ReplicaReply::Refused(Refusal::Unavailable));
+            return Err(NotSent::Refused(Refusal::Unavailable));
         }
         let partition = &self.partitions[change.partition.index()];
         let none = PartitionChange::none(change.partition);
         // Whatever was accepted under a promise is not durable without it.
         let mut sent = PartitionChange { promise: partition.promise, ..none };
-        const INVALID: ReplicaReply = ReplicaReply::Refused(Refusal::Invalid);
+        const INVALID: NotSent = NotSent::Refused(Refusal::Invalid);
         let begun = |copy| {
             let under_way = |copying: &Copying| copying.begun == Some(copy) && !copying.is_whole();
             partition.copying.filter(under_way).ok_or(INVALID)
@@ -128,7 +150,7 @@ impl Replica {
             Deed::Begin { copy, flush, clock } => {
                 let copying = partition.copying.ok_or(INVALID)?;
                 if copying.is_whole() {
-                    return Err(ReplicaReply::Synced(Box::new(SyncReply::Whole)));
+                    return Err(NotSent::Whole);
                 }
                 // A flush of the joint epoch was accepted here, and one that an earlier copy of this epoch set explains
                 // what that left out: they stay. What the worker had before counts for nothing.

@@ -32,6 +32,7 @@ mod barrier;
 mod cache;
 mod change;
 mod commit;
+mod conflict;
 mod copying;
 mod errand;
 mod membership;
@@ -55,6 +56,7 @@ use self::cache::RowCache;
 pub use self::change::ChangeId;
 use self::change::{ChangeQueue, Changing};
 pub use self::commit::CommitId;
+use self::conflict::Conflicts;
 use self::errand::{Errand, Errands};
 pub use self::membership::{Membership, Place, Role};
 use self::partition::Partition;
@@ -195,6 +197,7 @@ pub struct Work {
     pub promises: bool,
     pub scan: bool,
     pub change: bool,
+    pub conflict: bool,
     /// The store is lost: open it again once every call has ended.
     pub reopen: bool,
 }
@@ -211,6 +214,8 @@ pub struct Stats {
     pub cache_bytes: usize,
     pub cache_rows: usize,
     pub read_only: bool,
+    /// Rows that came whose clocks contradict their ballots.
+    pub conflicts: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -245,6 +250,7 @@ pub struct Replica {
     keeping: Option<Vec<(PartitionId, Promise)>>,
     /// Prepares, and all that waits like one.
     waiting_promises: usize,
+    conflicts: Conflicts,
     cache: RowCache,
     cache_hits: u64,
     cache_misses: u64,
@@ -279,6 +285,7 @@ impl Replica {
             unkept: Vec::new(),
             keeping: None,
             waiting_promises: 0,
+            conflicts: Conflicts::default(),
             cache: RowCache::new(limits.cache_bytes),
             cache_hits: 0,
             cache_misses: 0,
@@ -390,6 +397,7 @@ impl Replica {
             promises: open && self.keeping.is_none() && !self.unkept.is_empty(),
             scan: open && self.scans.is_ready(),
             change: open && self.changes.is_ready(),
+            conflict: open && self.conflicts.is_waiting(),
             reopen: self.phase == Phase::Lost,
         }
     }
@@ -404,6 +412,7 @@ impl Replica {
             cache_bytes: self.cache.bytes(),
             cache_rows: self.cache.len(),
             read_only: self.read_only,
+            conflicts: self.conflicts.met(),
         }
     }
 
@@ -431,12 +440,15 @@ impl Replica {
             ReplicaRequest::Prepare { promise, .. } => self.prepare(ticket, slot.partition, promise),
             ReplicaRequest::GetForWrite { promise, key } => self.get_for_write(ticket, slot, promise, key),
             ReplicaRequest::Get { epoch, key, digest } => self.get(ticket, slot, epoch, key, digest),
-            ReplicaRequest::Put { row } => self.put(ticket, slot, row),
-            ReplicaRequest::Replicate { row, epoch, .. } if row.ballot.epoch > epoch => Err(Refusal::Invalid),
-            ReplicaRequest::Replicate { row, chosen: true, epoch } => {
-                self.write(ticket, slot, row, fence(epoch))
+            ReplicaRequest::Put { row } => {
+                self.meet(&slot, &row);
+                self.put(ticket, slot, row)
             }
-            ReplicaRequest::Replicate { row, chosen: false, .. } => self.put(ticket, slot, row),
+            ReplicaRequest::Replicate { row, epoch, .. } if row.ballot.epoch > epoch => Err(Refusal::Invalid),
+            ReplicaRequest::Replicate { row, chosen, epoch } => {
+                self.meet(&slot, &row);
+                if chosen { self.write(ticket, slot, row, fence(epoch)) } else { self.put(ticket, slot, row) }
+            }
             ReplicaRequest::Flush { ballot, clock, chosen, .. } => {
                 self.flush(ticket, slot.partition, ballot, clock, chosen)
             }

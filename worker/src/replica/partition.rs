@@ -10,7 +10,7 @@ use super::membership::{Place, Role};
 use super::read::Wanted;
 use super::scan::Scan;
 use super::{Slot, Ticket, fence};
-use crate::store::PartitionRecord;
+use crate::store::{PartitionChange, PartitionRecord};
 
 #[derive(Debug, Default)]
 pub(super) struct Partition {
@@ -25,9 +25,9 @@ pub(super) struct Partition {
     /// Committed. What counts is [`Self::flush`].
     pub(super) flush: Ballot,
     pub(super) flush_clock: VectorClock,
-    /// Join of the clocks, and maximum of the ballots, of all that is committed.
-    pub(super) vector: VectorClock,
+    /// The highest ballot that is committed, and its clock.
     pub(super) highest: Ballot,
+    pub(super) vector: VectorClock,
     /// The worker is a newcomer.
     pub(super) copying: Option<Copying>,
     /// The last epoch in which a copy finished. Durable.
@@ -103,10 +103,23 @@ impl Partition {
 
     /// A version is committed.
     pub(super) fn learn(&mut self, ballot: Ballot, clock: &VectorClock) {
-        self.highest = self.highest.max(ballot);
-        if !self.vector.covers(clock) {
-            self.vector.join(clock);
-        }
+        self.vector.follow(&mut self.highest, ballot, clock);
+    }
+
+    /// Whether all that the change would make durable is so already.
+    pub(super) fn knows(&self, change: &PartitionChange) -> bool {
+        let PartitionChange { partition: _, rows, evict, flush, floor, vector, highest, promise, copied } =
+            change;
+        let flushed =
+            |(ballot, clock): &(Ballot, VectorClock)| *ballot == self.flush && *clock == self.flush_clock;
+        rows.is_empty()
+            && evict.is_empty()
+            && flush.as_ref().is_none_or(flushed)
+            && *floor <= self.durable_floor
+            && self.vector.covers(vector)
+            && *highest <= self.highest
+            && *promise <= self.durable
+            && *copied <= self.copied
     }
 
     pub(super) fn is_ready(&self, waiter: &PromiseWaiter) -> bool {

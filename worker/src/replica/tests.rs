@@ -9,9 +9,10 @@ use tercet_common::{
 };
 
 use super::*;
-use crate::store::{CommitBatch, CommitOutcome, PartitionChange, RowOutcome, StoreError};
+use crate::store::{CommitBatch, CommitOutcome, Conflict, PartitionChange, RowOutcome, StoreError};
 
 mod collecting;
+mod conflicts;
 mod copying;
 mod epochs;
 mod mutants;
@@ -227,10 +228,12 @@ impl Rig {
         self.replica.on_change(id, CommitOutcome::Committed { journal_seq: 1, rows });
     }
 
-    /// Ends the change that waits.
+    /// Ends the change that waits. One that changes nothing is not sent.
     fn make_change(&mut self) {
-        let change = self.change();
-        self.changed(change);
+        assert!(self.replica.work().change, "a change waits");
+        if let Some(change) = self.replica.next_change() {
+            self.changed(change);
+        }
     }
 
     /// Ends the one look-up that waits.

@@ -1,9 +1,9 @@
 //! Journal seqs, and what each partition has seen, without a write to the partition's row at every commit.
 //!
-//! A partition's `vector` and `highest` must cover every row that was ever stored, also after a restart. Writing 1024
-//! partition rows at the pace of the commits would double the work, so each journal row carries what its commit *adds*
-//! to what is durable already (usually one counter per partition), and now and then a checkpoint writes the sums to
-//! the partition rows. A restart reads the checkpoint and joins the journal rows after it.
+//! A partition's `highest` ballot and its clock, the `vector`, must speak of every row that was ever stored, also after a
+//! restart. Writing 1024 partition rows at the pace of the commits would double the work, so each journal row carries
+//! where its commit got *above* what is durable already, and now and then a checkpoint writes the sums to the partition
+//! rows. A restart reads the checkpoint and follows the journal rows after it.
 //!
 //! Two commits may be under way at once and end in any order. So an advance is measured against what has certainly
 //! committed, and a checkpoint stands for the seq below the oldest commit that is still under way.
@@ -36,19 +36,18 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn join(&mut self, ballot: Ballot, clock: &VectorClock) {
-        self.highest = self.highest.max(ballot);
-        self.vector.join(clock);
+    pub(super) fn follow(&mut self, ballot: Ballot, clock: &VectorClock) {
+        self.vector.follow(&mut self.highest, ballot, clock);
     }
 
     /// What a batch adds, partition by partition.
     pub(super) fn sums_of(batch: &CommitBatch) -> BTreeMap<PartitionId, Self> {
         let mut sums: BTreeMap<PartitionId, Self> = BTreeMap::new();
         for row in &batch.rows {
-            sums.entry(row.key.partition()).or_default().join(row.ballot, &row.clock);
+            sums.entry(row.key.partition()).or_default().follow(row.ballot, &row.clock);
         }
         for (partition, ballot, clock) in &batch.flushes {
-            sums.entry(*partition).or_default().join(*ballot, clock);
+            sums.entry(*partition).or_default().follow(*ballot, clock);
         }
         sums
     }
@@ -56,8 +55,8 @@ impl Seen {
     /// What a change adds. What it evicts was counted when it was stored.
     pub(super) fn sum_of(change: &PartitionChange) -> BTreeMap<PartitionId, Self> {
         let mut sum = Self { vector: change.vector.clone(), highest: change.highest };
-        change.rows.iter().for_each(|row| sum.join(row.ballot, &row.clock));
-        change.flush.iter().for_each(|(ballot, clock)| sum.join(*ballot, clock));
+        change.rows.iter().for_each(|row| sum.follow(row.ballot, &row.clock));
+        change.flush.iter().for_each(|(ballot, clock)| sum.follow(*ballot, clock));
         BTreeMap::from([(change.partition, sum)])
     }
 }
@@ -85,14 +84,8 @@ impl Ledger {
     pub(super) fn begin(&mut self, sums: BTreeMap<PartitionId, Seen>) -> (u64, Vec<Advance>) {
         let advances = sums.into_iter().filter_map(|(partition, sum)| {
             let seen = &self.partitions[partition.index()];
-            let mut vector = VectorClock::new();
-            for (incarnation, counter) in sum.vector.entries() {
-                if *counter > seen.vector.get(*incarnation) {
-                    vector.observe(*incarnation, *counter);
-                }
-            }
-            let nothing_new = vector.entries().is_empty() && sum.highest <= seen.highest;
-            (!nothing_new).then_some(Advance { partition, highest: sum.highest, vector })
+            let Seen { vector, highest } = sum;
+            (highest > seen.highest).then_some(Advance { partition, highest, vector })
         });
         let advances = advances.collect();
         self.last_seq += 1;
@@ -104,7 +97,7 @@ impl Ledger {
         self.in_flight.remove(&seq);
         self.durable_seq = self.durable_seq.max(seq);
         for advance in advances {
-            self.partitions[advance.partition.index()].join(advance.highest, &advance.vector);
+            self.partitions[advance.partition.index()].follow(advance.highest, &advance.vector);
             self.dirty.insert(advance.partition);
         }
     }
@@ -173,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_advance_is_the_sum_of_a_partitions_rows() {
+    fn an_advance_is_the_highest_of_a_partitions_rows() {
         let (seq, advances) = ledger().begin(Seen::sums_of(&batch([3, 9, 5])));
         assert_eq!((seq, advances.len(), counter(&advances)), (1, 1, 9));
     }

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, oneshot};
 
 use self::durable::{Durable, Work};
 use super::{
-    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
+    CommitBatch, CommitOutcome, Conflict, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
     RingRegister, ScanFrom, ScanOptions, Store, StoreError, Stretch, Usage,
 };
 
@@ -560,6 +560,15 @@ impl Store for MemoryStore {
             self.with(|data| {
                 data.room()?;
                 Ok(data.durable.drop_leftovers(&partitions, limit))
+            })
+        })
+    }
+
+    fn keep_conflict(&self, conflict: Conflict) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(async move {
+            self.with(|data| {
+                data.room()?;
+                Ok(data.durable.keep_conflict(conflict))
             })
         })
     }

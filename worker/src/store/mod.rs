@@ -31,10 +31,10 @@ pub struct PartitionRecord {
     pub flush: Ballot,
     /// The clock of that flush.
     pub flush_clock: VectorClock,
-    /// Join of the clocks of all rows and flushes that were ever stored. A row that came too late counts too.
-    pub vector: VectorClock,
-    /// The highest ballot of them.
+    /// The highest ballot of all rows and flushes that were ever stored, and its clock. A row that came too late counts
+    /// too.
     pub highest: Ballot,
+    pub vector: VectorClock,
     /// The last joint epoch whose copy has finished here.
     pub copied: Epoch,
 }
@@ -94,7 +94,7 @@ pub struct PartitionChange {
     pub flush: Option<(Ballot, VectorClock)>,
     /// Raised.
     pub floor: Ballot,
-    /// Joined.
+    /// The clock of [`Self::highest`].
     pub vector: VectorClock,
     /// Raised.
     pub highest: Ballot,
@@ -185,6 +185,18 @@ pub struct Stretch {
     pub entries: Vec<DigestEntry>,
     /// Where the next stretch begins; `None` at the end of the partition.
     pub next: Option<KeyHash>,
+}
+
+/// The conflicts that a store keeps, and the bytes of their values at which it takes no more. The first ones are what tells
+/// how it began.
+pub const CONFLICTS_MAX: usize = 100;
+pub const CONFLICT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Two versions of one key of which the lower has seen the higher ([`Row::contradicts`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    pub higher: Row,
+    pub lower: Row,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -280,7 +292,8 @@ pub trait Store: Send + Sync + 'static {
     fn recall(&self) -> BoxFuture<'_, Result<Memory, StoreError>>;
     /// Overwrites the register. After an error the new one may be durable or not.
     fn keep_register(&self, register: RingRegister) -> BoxFuture<'_, Result<(), StoreError>>;
-    /// Draws and keeps a new `worker_uuid`: for others, the data is from now on of another worker.
+    /// Draws and keeps a new `worker_uuid`: for others, the data is from now on of another worker. After an error it may be
+    /// kept or not; then [`Store::open`] tells, if the store is lost, and nothing has happened, if it is not.
     fn renew_identity(&self) -> BoxFuture<'_, Result<String, StoreError>>;
     /// Deletes up to `limit` rows of partitions that the worker no longer holds, in small transactions without journal
     /// rows, and says how many; 0: nothing is left. The caller sees to it that nothing writes to them meanwhile.
@@ -289,6 +302,9 @@ pub trait Store: Send + Sync + 'static {
         partitions: Vec<PartitionId>,
         limit: usize,
     ) -> BoxFuture<'_, Result<u64, StoreError>>;
+    /// Keeps both versions, for people to look at. `false`: they were kept before, or there is no room for more. No part of
+    /// the protocol reads them again.
+    fn keep_conflict(&self, conflict: Conflict) -> BoxFuture<'_, Result<bool, StoreError>>;
     /// Proves with a real commit, on a connection reserved for it, that the database commits.
     fn prove_commit(&self) -> BoxFuture<'_, Result<(), StoreError>>;
     /// Persists promises on the reserved connection, past the queue of group commits, with a journal row that names no

@@ -11,8 +11,8 @@ use tercet_common::{
 };
 
 use super::{
-    CommitBatch, CommitOutcome, Count, Loaded, Page, PartitionChange, PartitionRecord, RingRegister,
-    RowOutcome, ScanFrom, ScanOptions, Store, StoreError, Stretch,
+    CONFLICTS_MAX, CommitBatch, CommitOutcome, Conflict, Count, Loaded, Page, PartitionChange,
+    PartitionRecord, RingRegister, RowOutcome, ScanFrom, ScanOptions, Store, StoreError, Stretch,
 };
 
 /// One empty database of its own.
@@ -60,6 +60,7 @@ macro_rules! tests {
             a_stretch_of_the_journal_is_bounded_and_never_torn
             what_is_remembered_only_grows
             leftovers_are_dropped_bit_by_bit
+            conflicts_are_kept_once_and_not_without_end
             a_second_store_is_refused_while_the_first_lives
             a_closed_store_answers_unreachable
             a_loss_is_told
@@ -403,7 +404,7 @@ pub(crate) async fn vectors_and_highest_ballots_survive_a_restart(fixture: &dyn 
     let partition = row("{t}", 0, "").key.partition();
     assert_eq!(loaded.partitions[partition.index()], Default::default());
     let other = promise(1, 2, 77).ballot(1);
-    // A left-over of a deposed owner, overwritten by a version that has not seen it.
+    // A left-over of a deposed owner, overwritten by a version that has not seen it; and a row that comes late.
     put(&*store, [row("{t}a", 40, "left over")]).await;
     let unaware = VectorClock::new().with_dot(Incarnation(77), 1);
     put(&*store, [Row { ballot: other, clock: unaware, ..row("{t}a", 0, "v") }]).await;
@@ -411,8 +412,8 @@ pub(crate) async fn vectors_and_highest_ballots_survive_a_restart(fixture: &dyn 
     for _ in 0..2 {
         let loaded = store.open().await.unwrap();
         let record = &loaded.partitions[partition.index()];
-        let expected = VectorClock::new().with_dot(OWNER, 41).with_dot(Incarnation(77), 1);
-        assert_eq!((&record.vector, record.highest), (&expected, other));
+        let expected = VectorClock::new().with_dot(Incarnation(77), 1);
+        assert_eq!((&record.vector, record.highest), (&expected, other), "the clock of the highest");
         let elsewhere = &loaded.partitions[row("elsewhere", 0, "").key.partition().index()];
         assert_eq!(elsewhere.highest, ballot(2));
     }
@@ -630,7 +631,7 @@ pub(crate) async fn a_change_sets_the_flush_exactly_and_raises_the_rest(fixture:
         assert_eq!((record.flush, &record.flush_clock), (ballot(10), &clock(10)));
         assert_eq!((record.floor, record.highest), (ballot(7), ballot(40)));
         assert_eq!((record.promise, record.copied), (promise(1, 2, 3), Epoch(5)));
-        assert_eq!(record.vector, clock(30).with_dot(Incarnation(3), 8));
+        assert_eq!(record.vector, VectorClock::new().with_dot(Incarnation(3), 8));
         let keys: Vec<_> = all_pages(&*store, everything()).await.into_iter().map(|row| row.key).collect();
         let mut expected = ["{t}above", "{t}installed"].map(|key| row(key, 0, "").key);
         expected.sort_by_key(|key| key.hash());
@@ -884,4 +885,20 @@ pub(crate) async fn a_closed_store_answers_unreachable(fixture: &dyn Fixture) {
     assert!(matches!(outcome, CommitOutcome::Aborted(StoreError::Unreachable(_))), "nothing was sent");
     store.open().await.unwrap();
     assert_eq!(read_one(&*store, "k").await, None);
+}
+
+pub(crate) async fn conflicts_are_kept_once_and_not_without_end(fixture: &dyn Fixture) {
+    let (store, _) = opened(fixture).await;
+    let conflict =
+        |key: &str, higher| Conflict { higher: row(key, higher, "higher"), lower: row(key, 1, "lower") };
+    assert_eq!(store.keep_conflict(conflict("a", 2)).await, Ok(true));
+    assert_eq!(store.keep_conflict(conflict("a", 2)).await, Ok(false), "the same again");
+    assert_eq!(store.keep_conflict(conflict("a", 3)).await, Ok(true), "another version");
+    assert_eq!(store.keep_conflict(conflict("b", 2)).await, Ok(true), "another key");
+    let mut kept = 3;
+    while store.keep_conflict(conflict("c", kept as u64)).await.unwrap() {
+        kept += 1;
+    }
+    assert_eq!(kept, CONFLICTS_MAX);
+    assert_eq!(all_pages(&*store, everything()).await, [], "none of it is data");
 }

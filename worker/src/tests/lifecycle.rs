@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 
 /// Waits until the store was lost and is open again.
-async fn reopened(worker: &Worker, store: &ScriptedStore) {
+pub(super) async fn reopened(worker: &Worker, store: &ScriptedStore) {
     let mut open = worker.engine().watch_open();
     while store.state.lock().generation < 2 || !*open.borrow_and_update() {
         open.changed().await.unwrap();

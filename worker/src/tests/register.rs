@@ -163,6 +163,38 @@ async fn a_renewed_worker_is_another_member_and_says_so_in_its_beats() {
 }
 
 #[tokio::test]
+async fn whose_data_it_is_after_a_renewal_of_unknown_outcome_shows_when_the_store_opens_again() {
+    for takes_place in [false, true] {
+        let (store, _) = ScriptedStore::new();
+        let worker = start(&store).await;
+        decide(&worker, "one", &known(&config(1, &[("w1", "one")]))).await.unwrap();
+        store.state.lock().lost_renewal = Some(takes_place);
+        let renew = || v1::RenewRequest { cluster_id: "tercet".into(), worker_uuid: "one".into() };
+        let mut client = client(&worker).await;
+        assert_eq!(client.renew(renew()).await.unwrap_err().code(), Code::Unavailable);
+        lifecycle::reopened(&worker, &store).await;
+        if takes_place {
+            assert_eq!(not_member(&worker).await, 100);
+            assert_eq!(
+                client.renew(renew()).await.unwrap_err().code(),
+                Code::FailedPrecondition,
+                "not twice"
+            );
+        } else {
+            assert_eq!(not_member(&worker).await, 0);
+            client.renew(renew()).await.unwrap();
+        }
+        assert_eq!(worker.engine().identity().unwrap().worker_uuid, "one renewed");
+        // That excuses no other database.
+        store.state.lock().uuid = "two".into();
+        let error = worker.engine().open().await.unwrap_err();
+        assert!(matches!(&error, StoreError::Refused(_)), "{error}");
+        store.state.lock().uuid = "one renewed".into();
+        worker.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_it_is_told_of_others_is_recalled() {
     let worker = Worker::start(super::config(), Arc::new(MemoryDisk::new("disk").store()), None);
     let worker = worker.await.unwrap();

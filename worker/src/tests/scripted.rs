@@ -11,7 +11,7 @@ use tercet_common::{KeyHash, PARTITIONS, PartitionId, Promise, Row, UnixMillis};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::store::{
-    CommitBatch, CommitOutcome, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
+    CommitBatch, CommitOutcome, Conflict, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
     RingRegister, RowOutcome, ScanFrom, ScanOptions, Store, StoreError, Stretch, Usage,
 };
 
@@ -34,6 +34,8 @@ pub(super) struct State {
     pub(super) register: RingRegister,
     /// The next time the register is kept, it begins as a commit does, and succeeds once told so.
     pub(super) register_hold: Option<oneshot::Receiver<()>>,
+    /// Whether the next renewal of the identity, whose outcome nobody learns, takes place.
+    pub(super) lost_renewal: Option<bool>,
     pub(super) partitions: Vec<PartitionRecord>,
     pub(super) rows: BTreeMap<(PartitionId, KeyHash), Row>,
     /// Failures of the next openings and proofs.
@@ -178,6 +180,22 @@ impl Store for ScriptedStore {
         .boxed()
     }
 
+    fn renew_identity(&self) -> BoxFuture<'_, Result<String, StoreError>> {
+        let mut state = self.state.lock();
+        let lost = state.lost_renewal.take();
+        if lost != Some(false) {
+            state.uuid.push_str(" renewed");
+        }
+        let renewed = match lost {
+            None => Ok(state.uuid.clone()),
+            Some(_) => {
+                self.loss.notify_one();
+                Err(StoreError::Unreachable("connection reset".into()))
+            }
+        };
+        async { renewed }.boxed()
+    }
+
     // What no test of the engine over this store asks for.
 
     fn change(&self, _: PartitionChange) -> BoxFuture<'_, CommitOutcome> {
@@ -204,11 +222,11 @@ impl Store for ScriptedStore {
         async { Err(unscripted()) }.boxed()
     }
 
-    fn renew_identity(&self) -> BoxFuture<'_, Result<String, StoreError>> {
+    fn drop_leftovers(&self, _: Vec<PartitionId>, _: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
         async { Err(unscripted()) }.boxed()
     }
 
-    fn drop_leftovers(&self, _: Vec<PartitionId>, _: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+    fn keep_conflict(&self, _: Conflict) -> BoxFuture<'_, Result<bool, StoreError>> {
         async { Err(unscripted()) }.boxed()
     }
 

@@ -20,6 +20,8 @@ struct Worker {
     breaker: String,
     #[serde(default = "member")]
     role: String,
+    /// That it is a replica of.
+    partitions: Option<usize>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -40,23 +42,26 @@ fn member() -> String {
 }
 
 impl Status {
-    /// Why the cluster is not whole; `None` if every worker but the retired is alive, asked and in the ring, and every
-    /// key has all its replicas, none of them on the move.
+    /// Why the cluster is not whole; `None` if every worker but the retired is alive, asked and has its share of the ring,
+    /// and every key has all its replicas, none of them on the move.
     ///
-    /// A worker that has come back from the dead again and again is made to wait before it may join, longer each time.
-    /// That is as it should be: all keys have their replicas on others.
+    /// A worker that has come back from the dead again and again is made to wait before it gets its share, longer each
+    /// time. That is as it should be: all keys have their replicas on others. What it is called meanwhile depends on how far
+    /// the ring had let it go: it is spare, or a member that holds nothing, or its id stands for data that it lost.
     pub(super) fn flaw(&self, retired: &BTreeSet<String>) -> Option<String> {
-        let damped = |worker: &Worker| {
-            let waiting = self.ring.waiting.as_deref();
-            worker.role == "spare" && waiting.is_some_and(|why| why.contains("has come back"))
-        };
+        let damps = self.ring.waiting.as_deref().is_some_and(|why| why.contains("has come back"));
         for worker in self.workers.iter().filter(|worker| !retired.contains(&worker.id)) {
-            let Worker { id, health, breaker, role } = worker;
+            let Worker { id, health, breaker, role, partitions } = worker;
+            let idle = *partitions == Some(0);
+            let damped = damps && idle && role != "leaving";
             if health != "alive" || breaker != "closed" {
                 return Some(format!("{id} is {health}, its breaker {breaker}"));
             }
-            if role != "member" && !damped(worker) {
+            if role != "member" && !damped {
                 return Some(format!("{id} is {role}"));
+            }
+            if idle && !damped {
+                return Some(format!("{id} is {role}, and holds nothing"));
             }
         }
         let Partitions { under_replicated, moving } = self.partitions;
@@ -103,13 +108,26 @@ mod tests {
     }
 
     #[test]
-    fn a_spare_worker_is_a_flaw_unless_it_is_kept_waiting_for_its_past() {
-        let spare = r#""health":"alive","role":"spare""#;
+    fn a_worker_without_a_share_is_a_flaw_unless_it_is_kept_waiting_for_its_past() {
         let full = r#""under_replicated":0"#;
-        assert_eq!(flaw(true, spare, full, "").unwrap(), "w1 is spare");
         let waiting =
-            r#","ring":{"change":null,"waiting":"w1 has come back 3 times; it comes in after 4s more"}"#;
-        assert_eq!(flaw(true, spare, full, waiting), None);
+            r#","ring":{"change":null,"waiting":"w1 has come back 3 times; it comes in after 4 s more"}"#;
+        let another = r#","ring":{"waiting":"no spare worker"}"#;
+        let idle = |role| format!(r#""health":"alive","role":"{role}","partitions":0"#);
+        for role in ["spare", "joining", "replaced"] {
+            assert_eq!(flaw(true, &idle(role), full, "").unwrap(), format!("w1 is {role}"));
+            assert_eq!(flaw(true, &idle(role), full, another).unwrap(), format!("w1 is {role}"));
+            assert_eq!(flaw(true, &idle(role), full, waiting), None, "{role}");
+        }
+        assert_eq!(flaw(true, &idle("member"), full, "").unwrap(), "w1 is member, and holds nothing");
+        assert_eq!(flaw(true, &idle("member"), full, waiting), None);
+        assert_eq!(flaw(true, &idle("leaving"), full, waiting).unwrap(), "w1 is leaving");
+        let holds = r#""health":"alive","role":"replaced","partitions":700"#;
+        assert_eq!(
+            flaw(true, holds, full, waiting).unwrap(),
+            "w1 is replaced",
+            "others count on what it lost"
+        );
     }
 
     #[test]

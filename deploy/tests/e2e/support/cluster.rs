@@ -17,6 +17,8 @@ use super::{DEADLINE, POLL, eventually, in_time, processes, within};
 
 /// Time for an orderly end, in which a PostgreSQL may get 20 s for its last checkpoint.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
+/// A ring change in a build for tests, on a machine that does much else, takes its time.
+const RING_DEADLINE: Duration = Duration::from_secs(180);
 /// Free ports on loopback, whatever else runs.
 const FREE_PORTS: [&str; 2] = ["--resp=127.0.0.1:0", "--rest=127.0.0.1:0"];
 
@@ -36,11 +38,14 @@ pub(crate) fn command(args: &[&str]) -> Command {
     command
 }
 
-/// Runs `tercet` to its end.
+/// Runs `tercet` to its end, which may be that of a ring change.
 pub(crate) async fn tercet(args: &[&str]) -> Output {
     let mut command = tokio::process::Command::from(command(args));
     command.kill_on_drop(true);
-    in_time(&format!("tercet {}", args.join(" ")), command.output()).await.expect("tercet can be run")
+    let Ok(output) = tokio::time::timeout(RING_DEADLINE, command.output()).await else {
+        panic!("waited {RING_DEADLINE:?} in vain: tercet {}", args.join(" "));
+    };
+    output.expect("tercet can be run")
 }
 
 /// A part, as `tercet node list --json` shows it.
@@ -196,9 +201,8 @@ impl Cluster {
     }
 
     pub(crate) async fn wait_for_status(&self, what: &str, is_so: impl Fn(&ClusterStatus) -> bool) {
-        // A ring change in a build for tests, on a machine that does much else, takes its time.
         let is_so = async || self.status().await.filter(|status| is_so(status)).map(drop);
-        within(DEADLINE * 3, what, is_so).await;
+        within(RING_DEADLINE, what, is_so).await;
     }
 
     /// Until every worker is alive, is asked, and every key has all its replicas.

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 use tercet_common::message::Held;
 use tercet_common::mutants::{self, Mutant};
-use tercet_common::{PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Row};
+use tercet_common::{PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest};
 
 use super::super::api::OpError;
 use super::arena::Id;
@@ -172,15 +172,12 @@ impl Core {
         let holders = base.answers.iter().filter(|(_, held)| held.ballot == highest.ballot);
         let holders: Replicas = holders.map(|(worker, _)| *worker).collect();
         let chosen = self.is_quorum(partition, |w| holders.contains(&w));
-        let rows: Vec<Row> = base.answers.iter().filter_map(|(_, held)| held.row.clone()).collect();
-        if let Some(p) = self.partition_mut(partition) {
-            for row in &rows {
-                p.context.join(&row.clock);
-            }
+        // What is chosen was seen at the take-over. Of a left-over the replicas that were asked then may not have known.
+        if let Some(p) = self.partition_mut(partition).filter(|_| !chosen) {
+            let rows = base.answers.iter().filter_map(|(_, held)| held.row.as_ref());
+            rows.for_each(|row| p.context.join(&row.clock));
         }
-        if let [newer, older, ..] = rows.as_slice() {
-            self.check_clocks((older.ballot, &older.clock), (newer.ballot, &newer.clock));
-        }
+        self.check_clocks(base.promise.epoch, &base.answers);
         let mut batch = base.batch;
         let sent = || batch.sent.iter().chain(&batch.abandoned);
         if batch.sent.contains(&highest.ballot) {

@@ -48,9 +48,10 @@ mod timer;
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use tercet_common::message::Held;
 use tercet_common::{
-    Ballot, Incarnation, Key, PartitionId, Refusal, ReplicaReply, ReplicaRequest, UnixMillis, VectorClock,
-    WorkerId,
+    Ballot, Epoch, Incarnation, Key, PartitionId, Refusal, ReplicaReply, ReplicaRequest, Row, UnixMillis,
+    VectorClock, WorkerId,
 };
 
 use self::arena::{Arena, Id};
@@ -156,15 +157,22 @@ pub struct Outbox {
     /// Calls that ended: food for metrics and circuit breakers.
     pub ended: Vec<Ended>,
     pub counts: Counts,
-    /// What a replica missed although a quorum has it: food for the repair queue.
+    /// What a replica lacks or may lack: food for the repair queue, and a reason to compare.
     pub missed: Vec<(WorkerIx, Missed)>,
 }
 
-/// Something that a quorum holds and a replica does not.
+/// Something that others hold, or may hold, and a replica does not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Missed {
     Key(Key),
-    Flush { partition: PartitionId, ballot: Ballot, clock: VectorClock },
+    /// A quorum holds it.
+    Flush {
+        partition: PartitionId,
+        ballot: Ballot,
+        clock: VectorClock,
+    },
+    /// Whether a flush has come to be is not known, so that it is nobody's to send again. Comparing the replicas finds out.
+    UncertainFlush(PartitionId),
 }
 
 /// Things that happened, for metrics. The shell adds them up and clears them.
@@ -564,10 +572,17 @@ impl Core {
         self.out.completions.push(Completion::Read { done: op.done, result, since });
     }
 
-    /// Ballot order and clock order must not contradict each other (design 5).
-    fn check_clocks(&mut self, older: (Ballot, &VectorClock), newer: (Ballot, &VectorClock)) {
-        if older.0 < newer.0 && older.1.partial_cmp(newer.1) == Some(std::cmp::Ordering::Greater) {
+    /// Ballot order and clock order must not contradict each other (design 5). Where they do, who holds the lower version
+    /// is sent the higher one as it is: a worker that meets both keeps both for people to look at.
+    fn check_clocks(&mut self, epoch: Epoch, answers: &[(WorkerIx, Held)]) {
+        let rows = || answers.iter().filter_map(|(worker, held)| Some((*worker, held.row.as_ref()?)));
+        let pairs = rows().flat_map(|(_, higher)| rows().map(move |(worker, lower)| (worker, lower, higher)));
+        let wrong =
+            pairs.filter(|(_, lower, higher)| lower.ballot < higher.ballot && lower.contradicts(higher));
+        let wrong: Vec<(WorkerIx, Row)> = wrong.map(|(worker, _, higher)| (worker, higher.clone())).collect();
+        for (worker, row) in wrong {
             self.out.counts.clock_conflicts += 1;
+            self.call(worker, Target::Repair, ReplicaRequest::Replicate { row, chosen: false, epoch });
         }
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tercet_common::mutants::{self, Mutant};
 use tercet_common::quorum::QuorumTracker;
-use tercet_common::{Ballot, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Term, VectorClock};
+use tercet_common::{
+    Ballot, Incarnation, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Term, VectorClock,
+};
 
 use super::super::api::OpError;
 use super::arena::Id;
@@ -13,10 +15,14 @@ use super::group::Group;
 use super::timer::Timer;
 use super::{Answer, Completion, Core, FlushDone, Missed, Target, WorkerIx};
 
+/// The most entries of the clock of a put: each row carries one. More only come together where many lives of frontends
+/// follow each other before the replicas have been compared once.
+pub(super) const PUT_CLOCK_ENTRIES_MAX: usize = 32;
+
 /// A partition as its would-be owner sees it.
 pub(super) struct Partition {
     pub(super) group: Group,
-    /// Join of all clocks that were seen: the context of the next put.
+    /// What the owner has seen: the vectors of the replicas that it took over from, and left-overs that it met since.
     pub(super) context: VectorClock,
     /// The highest term seen in any epoch; the next one goes above it. (Within an epoch it must, or a rival would refuse it.)
     seen: Term,
@@ -129,6 +135,13 @@ impl Partition {
         self.generation
     }
 
+    /// The clock of the owner's next put.
+    pub(super) fn put_clock(&self, owner: Incarnation, seq: u64) -> VectorClock {
+        let mut clock = self.context.with_dot(owner, seq);
+        clock.cut(PUT_CLOCK_ENTRIES_MAX, owner);
+        clock
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -184,6 +197,14 @@ impl Core {
         }
     }
 
+    /// The replicas were found equal, in a comparison that began and ended under this promise. So they all have passed what
+    /// others than this owner ever wrote: nothing is left to be told apart by it, and it goes from the clocks to come.
+    pub fn passed(&mut self, id: PartitionId, promise: Promise) {
+        if let Some(partition) = self.partition_mut(id).filter(|p| p.promise() == Some(promise)) {
+            partition.context = VectorClock::new();
+        }
+    }
+
     /// Lets those go on who wait for the partition.
     pub(super) fn go_on(&mut self, id: PartitionId) {
         self.drive_flush(id);
@@ -203,6 +224,8 @@ impl Core {
         let promise = Promise { epoch: partition.group.epoch, term };
         partition.seen = term;
         partition.round += 1;
+        // What others have pruned meanwhile must not come back. A quorum knows of all that is chosen.
+        partition.context = VectorClock::new();
         let round = partition.round;
         let mut tracker = partition.group.tracker();
         for worker in self.replicas(id) {
@@ -382,7 +405,7 @@ impl Core {
         let seq = self.next_seq();
         let ballot = promise.ballot(seq);
         let Some(partition) = self.partition_mut(id) else { return };
-        let clock = partition.context.with_dot(me, seq);
+        let clock = partition.put_clock(me, seq);
         partition.flush_round += 1;
         if let Some(flush) = &mut partition.flush {
             flush.sent = Some(FlushSent { ballot, clock, tracker, retry, pending: 0 });
@@ -491,14 +514,20 @@ impl Core {
         let Some(flush) = partition.flush.take() else { return };
         partition.generation += 1;
         let seen = Promise { epoch: partition.group.epoch, term: partition.seen };
-        if let (Ok(()), Some(sent)) = (&result, &flush.sent) {
-            // Also those that may still answer: to store a flush twice is to store it.
-            for worker in partition.group.everyone() {
-                if !sent.tracker.has_acked(worker) {
-                    let (ballot, clock) = (sent.ballot, sent.clock.clone());
-                    self.out.missed.push((worker, Missed::Flush { partition: id, ballot, clock }));
-                }
+        let everyone = partition.group.everyone().into_iter();
+        match (&result, &flush.sent) {
+            (Ok(()), Some(sent)) => {
+                // Also those that may still answer: to store a flush twice is to store it.
+                let (ballot, clock) = (sent.ballot, &sent.clock);
+                let missed = || Missed::Flush { partition: id, ballot, clock: clock.clone() };
+                let lacking = everyone.filter(|worker| !sent.tracker.has_acked(*worker));
+                self.out.missed.extend(lacking.map(|worker| (worker, missed())));
             }
+            // Some may hold it, and nobody knows who.
+            (Err(OpError::Uncertain), _) => {
+                self.out.missed.extend(everyone.map(|worker| (worker, Missed::UncertainFlush(id))));
+            }
+            _ => {}
         }
         for done in flush.waiters {
             self.out.completions.push(Completion::Flush { done, result: result.clone(), since: flush.since });

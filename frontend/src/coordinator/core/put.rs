@@ -68,7 +68,7 @@ impl Core {
         let partition = self.slots.get(id)?.partition;
         let promise = self.partition(partition)?.promise()?;
         let seq = self.next_seq();
-        let clock = self.partition(partition)?.context.with_dot(self.me, seq);
+        let clock = self.partition(partition)?.put_clock(self.me, seq);
         Some((promise.ballot(seq), clock))
     }
 

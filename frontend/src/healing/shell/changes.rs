@@ -342,9 +342,11 @@ impl Driver {
         let Order { worker, leaving, decided } = order;
         let outcome = match ring_change::mark(&self.config, &worker, leaving) {
             Some(change) => return self.decide(change, Some(decided)),
-            None if self.config.index_of(&worker).is_none() => Err(DrainError::Unknown(worker.to_string())),
             // So marked already.
-            None => Ok(()),
+            None if self.config.index_of(&worker).is_some() => Ok(()),
+            // A drained worker that was away is in the ring no longer, nor is the order to leave it: it comes in as any other.
+            None if !leaving && self.membership.members_now().get(&worker).is_some() => Ok(()),
+            None => Err(DrainError::Unknown(worker.to_string())),
         };
         let _ = decided.send(outcome);
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tercet_common::{
-    Epoch, Key, PartitionId, Refusal, ReplicaReply, ReplicaRequest, Row, SyncReply, SyncRequest,
+    Epoch, Key, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Row, SyncReply, SyncRequest,
 };
 
 use super::super::{ChosenFlush, OwnerView, Peers, Stable, Unanswered};
@@ -77,6 +77,10 @@ impl Peers for Cluster {
                 reading: core.reading(partition),
             })
         })?
+    }
+
+    fn passed(&self, partition: PartitionId, promise: Promise) {
+        self.with_partition(partition, |core| core.passed(partition, promise));
     }
 
     fn stable(&self, partition: PartitionId) -> Option<Stable> {

@@ -237,3 +237,23 @@ proptest! {
         }
     }
 }
+
+/// Only an owner that was one all the time, and only of equal replicas: that is what pruning rests on.
+#[test]
+fn equal_replicas_have_passed_what_was_before_their_owner() {
+    let (world, group) = world();
+    put(&world, 1, value("v"), &[0, 1, 2]);
+    put(&world, 2, value("missed"), &[0, 1]);
+    compared(&world, &group).unwrap();
+    assert_eq!(world.0.lock().passed, [], "one of them lacked a row");
+    world.0.lock().owned = false;
+    compared(&world, &group).unwrap();
+    assert_eq!(world.0.lock().passed, [], "somebody else may be at it");
+    world.0.lock().owned = true;
+    world.before_each(|state, _, _| state.term = 2);
+    compared(&world, &group).unwrap();
+    assert_eq!(world.0.lock().passed, [], "another term since it began");
+    compared(&world, &group).unwrap();
+    let promise = world.0.lock().promise(EPOCH);
+    assert_eq!(world.0.lock().passed, [(group.partition, promise)]);
+}

@@ -28,6 +28,8 @@ pub(super) struct State {
     pub(super) term: u64,
     pub(super) seq: u64,
     pub(super) in_flight: Option<Ballot>,
+    /// What was found equal, and under which promise.
+    pub(super) passed: Vec<(PartitionId, Promise)>,
     pub(super) reading: Vec<KeyHash>,
     pub(super) owned: bool,
     /// Entries of a digest, and a quarter of the rows of a summary; rows of an answer.
@@ -99,8 +101,7 @@ impl Held {
     }
 
     fn raise(&mut self, ballot: Ballot, clock: &VectorClock) {
-        self.state.highest = self.state.highest.max(ballot);
-        self.state.vector.join(clock);
+        self.state.vector.follow(&mut self.state.highest, ballot, clock);
     }
 }
 
@@ -312,6 +313,7 @@ impl World {
             term: 1,
             seq: 0,
             in_flight: None,
+            passed: Vec::new(),
             reading: Vec::new(),
             owned: true,
             page: 3,
@@ -473,6 +475,10 @@ impl Peers for World {
             reading: state.reading.clone(),
         };
         state.owned.then_some(view)
+    }
+
+    fn passed(&self, partition: PartitionId, promise: Promise) {
+        self.0.lock().passed.push((partition, promise));
     }
 
     fn stable(&self, partition: PartitionId) -> Option<Stable> {

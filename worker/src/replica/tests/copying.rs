@@ -196,11 +196,10 @@ fn begin_keeps_a_flush_of_the_joint_epoch() {
     let later = promise_in(JOINT, 1).ballot(3);
     rig.submit(flush(later));
     rig.commit();
-    rig.submit(begin(term(1).ballot(4)));
-    let change = rig.change();
-    assert_eq!(change.1.flush, None);
-    rig.changed(change);
     rig.answers();
+    let id = rig.submit(begin(term(1).ballot(4)));
+    assert_eq!(rig.replica.next_change(), None);
+    assert_eq!(rig.answers(), [(id, done())]);
     let id = rig.submit(get_joint("a"));
     rig.read(None);
     assert_eq!(rig.answers(), [(id, flushed(later))]);
@@ -209,9 +208,10 @@ fn begin_keeps_a_flush_of_the_joint_epoch() {
 #[test]
 fn begin_waits_for_a_flush_under_way_and_lets_none_in_until_it_has_ended() {
     let mut rig = newcomer(PartitionRecord::default());
-    let (first, second) = (promise_in(JOINT, 1).ballot(3), promise_in(JOINT, 1).ballot(4));
+    let at = |seq| promise_in(JOINT, 1).ballot(seq);
+    let (first, second) = (at(3), at(5));
     rig.submit(flush(first));
-    rig.submit(begin(term(1).ballot(4)));
+    rig.submit(begin(at(4)));
     assert_eq!(rig.replica.next_change(), None);
     assert_eq!(rig.ask(flush(second)), refused(Refusal::Busy));
     rig.commit();
@@ -246,7 +246,7 @@ fn an_older_row_or_flush_is_not_taken_where_it_would_be_hidden() {
 #[test]
 fn the_steps_of_a_copy_run_one_after_the_other() {
     let mut rig = newcomer(PartitionRecord::default());
-    rig.submit(begin(Ballot::ZERO));
+    rig.submit(begin(term(1).ballot(1)));
     rig.submit(install(&[row_at("a", term(1).ballot(7))], &[], behind("a")));
     rig.submit(finish(term(1).ballot(2)));
     let mut seen = Vec::new();
@@ -267,7 +267,7 @@ fn a_copy_that_has_not_begun_is_not_continued() {
     let invalid = refused(Refusal::Invalid);
     assert_eq!(rig.answers(), [(installs, invalid.clone()), (finishes, invalid.clone())]);
     // Nor when its begin failed.
-    let begins = rig.submit(begin(Ballot::ZERO));
+    let begins = rig.submit(begin(term(1).ballot(1)));
     let finishes = rig.submit(finish(Ballot::ZERO));
     let (id, _) = rig.change();
     rig.replica.on_change(id, aborted());
@@ -451,13 +451,14 @@ fn a_commit_that_raced_a_change_does_not_fill_the_cache() {
 #[test]
 fn a_change_of_unknown_outcome_loses_the_store_and_an_aborted_one_does_not() {
     let mut rig = begun();
-    let id = rig.submit(install(&[], &[], None));
+    let rows = [row_at("a", term(1).ballot(7))];
+    let id = rig.submit(install(&rows, &[], None));
     let (change, _) = rig.change();
     rig.replica.on_change(change, aborted());
     assert_eq!(rig.answers(), [(id, refused(Refusal::Unavailable))]);
     assert!(rig.replica.is_open());
 
-    let id = rig.submit(install(&[], &[], None));
+    let id = rig.submit(install(&rows, &[], None));
     let queued = rig.submit(finish(Ballot::ZERO));
     let (change, _) = rig.change();
     rig.replica.on_change(change, lost());
@@ -469,8 +470,9 @@ fn a_change_of_unknown_outcome_loses_the_store_and_an_aborted_one_does_not() {
 #[test]
 fn a_full_disk_refuses_changes() {
     let mut rig = begun();
-    rig.submit(install(&[], &[], None));
-    let queued = rig.submit(install(&[], &[], None));
+    let rows = [row_at("a", term(1).ballot(7))];
+    rig.submit(install(&rows, &[], None));
+    let queued = rig.submit(install(&rows, &[], None));
     let (change, _) = rig.change();
     rig.replica.on_change(change, CommitOutcome::Aborted(StoreError::DiskFull("full".into())));
     let unavailable = refused(Refusal::Unavailable);
@@ -478,6 +480,65 @@ fn a_full_disk_refuses_changes() {
     assert_eq!(rig.answers(), [(queued - 1, unavailable.clone()), (queued, unavailable.clone())]);
     assert_eq!(rig.ask(finish(Ballot::ZERO)), unavailable);
     assert!(rig.replica.stats().read_only && rig.replica.is_open());
+}
+
+/// What a copy of an empty partition costs: one transaction for its end.
+#[test]
+fn a_change_that_changes_nothing_durable_is_answered_without_the_store() {
+    let mut rig = newcomer(PartitionRecord::default());
+    let steps = [begin(Ballot::ZERO), install(&[], &[], behind("a")), finish(Ballot::ZERO)];
+    let ids = steps.map(|step| rig.submit(step));
+    let end = rig.change();
+    let none = PartitionChange::none(partition());
+    assert_eq!(end.1, PartitionChange { copied: Epoch(JOINT), promise: fence(Epoch(JOINT)), ..none });
+    assert_eq!(
+        rig.answers(),
+        [(ids[0], done()), (ids[1], done())],
+        "the end is final only once it is durable"
+    );
+    rig.changed(end);
+    assert_eq!(rig.answers(), [(ids[2], done())]);
+}
+
+#[test]
+fn each_part_of_a_change_is_sent_unless_it_is_durable() {
+    let (flush, clock) = (term(1).ballot(3), VectorClock::new().with_dot(term(1).term.incarnation, 3));
+    let record = PartitionRecord {
+        floor: term(1).ballot(5),
+        flush,
+        flush_clock: clock.clone(),
+        vector: clock.clone(),
+        highest: term(1).ballot(8),
+        copied: Epoch(JOINT),
+        ..PartitionRecord::default()
+    };
+    let rig = newcomer(record);
+    let knows = |change: &PartitionChange| rig.replica.partitions[partition().index()].knows(change);
+    let known = PartitionChange {
+        flush: Some((flush, clock.clone())),
+        floor: term(1).ballot(5),
+        vector: clock.clone(),
+        highest: term(1).ballot(8),
+        promise: fence(Epoch(JOINT)),
+        copied: Epoch(JOINT),
+        ..PartitionChange::none(partition())
+    };
+    assert!(knows(&known) && knows(&PartitionChange::none(partition())));
+    let row = row_at("a", term(1).ballot(2));
+    let later = clock.clone().with_dot(term(1).term.incarnation, 4);
+    for unknown in [
+        PartitionChange { evict: vec![(row.key.hash(), row.ballot)], ..known.clone() },
+        PartitionChange { rows: vec![row], ..known.clone() },
+        PartitionChange { flush: Some((term(1).ballot(2), clock)), ..known.clone() },
+        PartitionChange { flush: Some((flush, later.clone())), ..known.clone() },
+        PartitionChange { floor: term(1).ballot(6), ..known.clone() },
+        PartitionChange { vector: later, ..known.clone() },
+        PartitionChange { highest: term(1).ballot(9), ..known.clone() },
+        PartitionChange { promise: promise_in(JOINT, 1), ..known.clone() },
+        PartitionChange { copied: Epoch(JOINT + 1), ..known.clone() },
+    ] {
+        assert!(!knows(&unknown), "{unknown:?}");
+    }
 }
 
 /// A second copy would evict what only its own end explains, while the next configuration may be decided on the strength

@@ -55,9 +55,7 @@ pub(super) fn a_prepare_waits_for_writes_accepted_earlier_and_for_no_later_ones(
         (
             3,
             ReplicaReply::Prepared {
-                vector: [(Incarnation(1), 2), (Incarnation(2), 1)]
-                    .into_iter()
-                    .fold(VectorClock::new(), |clock, (i, n)| { clock.with_dot(i, n) }),
+                vector: VectorClock::new().with_dot(Incarnation(2), 1),
                 highest: term(2).ballot(1),
             }
         )

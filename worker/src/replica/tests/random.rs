@@ -27,8 +27,7 @@ impl Model {
             _ => {
                 self.applied.insert(row.ballot);
                 self.rows.insert(row.key.hash(), row.clone());
-                self.vector.join(&row.clock);
-                self.highest = self.highest.max(row.ballot);
+                self.vector.follow(&mut self.highest, row.ballot, &row.clock);
                 RowOutcome::Stored
             }
         };

@@ -45,8 +45,7 @@ impl Disk {
     }
 
     fn learn(&mut self, ballot: Ballot, clock: &VectorClock) {
-        self.record.highest = self.record.highest.max(ballot);
-        self.record.vector.join(clock);
+        self.record.vector.follow(&mut self.record.highest, ballot, clock);
     }
 
     fn commit(&mut self, batch: &CommitBatch) -> Vec<RowOutcome> {

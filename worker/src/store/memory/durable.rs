@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use tercet_common::sync::{Changes, DigestEntry, Memory, Position, Witness};
 use tercet_common::{Ballot, Content, KeyHash, PartitionId, Promise, Row, WorkerId};
 
-use super::super::{CommitBatch, PartitionChange, PartitionRecord, RingRegister, RowOutcome, Stretch};
+use super::super::{
+    CONFLICT_BYTES_MAX, CONFLICTS_MAX, CommitBatch, Conflict, PartitionChange, PartitionRecord, RingRegister,
+    RowOutcome, Stretch,
+};
 
 /// A durable transaction.
 pub(super) enum Work {
@@ -34,6 +37,7 @@ pub(super) struct Durable {
     pruned_seq: u64,
     positions: BTreeMap<String, u64>,
     witnesses: BTreeMap<WorkerId, Witness>,
+    conflicts: Vec<Conflict>,
 }
 
 impl Durable {
@@ -49,6 +53,7 @@ impl Durable {
             pruned_seq: 0,
             positions: BTreeMap::new(),
             witnesses: BTreeMap::new(),
+            conflicts: Vec::new(),
         }
     }
 
@@ -138,8 +143,7 @@ impl Durable {
 
     fn observe(&mut self, partition: PartitionId, ballot: Ballot, clock: &tercet_common::VectorClock) {
         let record = self.record(partition);
-        record.highest = record.highest.max(ballot);
-        record.vector.join(clock);
+        record.vector.follow(&mut record.highest, ballot, clock);
     }
 
     fn flush(&mut self, partition: PartitionId, ballot: Ballot, clock: tercet_common::VectorClock) {
@@ -227,6 +231,18 @@ impl Durable {
     pub(super) fn recall(&self) -> Memory {
         let positions = self.positions.iter().map(|(peer, seq)| Position { peer: peer.clone(), seq: *seq });
         Memory { positions: positions.collect(), witnesses: self.witnesses.values().cloned().collect() }
+    }
+
+    pub(super) fn keep_conflict(&mut self, conflict: Conflict) -> bool {
+        let of = |kept: &Conflict| [&kept.higher, &kept.lower].map(|row| (row.key.clone(), row.ballot));
+        let len = |row: &Row| row.content.data_len();
+        let bytes: usize = self.conflicts.iter().map(|kept| len(&kept.higher) + len(&kept.lower)).sum();
+        let known = self.conflicts.iter().any(|kept| of(kept) == of(&conflict));
+        let keeps = !known && self.conflicts.len() < CONFLICTS_MAX && bytes < CONFLICT_BYTES_MAX;
+        if keeps {
+            self.conflicts.push(conflict);
+        }
+        keeps
     }
 
     pub(super) fn drop_leftovers(&mut self, partitions: &[PartitionId], limit: usize) -> u64 {

@@ -70,9 +70,18 @@ pub(super) async fn keep_register(session: &Session, register: &RingRegister) ->
     journaled(session, &session.statements.keep_register, params).await
 }
 
+/// Unless the server itself says that nothing has happened, only the next opening knows whose data it is.
 pub(super) async fn renew_identity(session: &Session) -> Result<String, StoreError> {
+    session.lost.check()?;
     let renewed = session.control.query_one(&session.statements.renew, &[]);
-    Ok(on_control(session, renewed).await?.get(0))
+    let error = match tokio::time::timeout(session.patience, renewed).await {
+        Ok(Ok(row)) => return Ok(row.get(0)),
+        Ok(Err(error)) if is_clean_abort(&error) => return Err(statement_error(&error)),
+        Ok(Err(error)) => statement_error(&error),
+        Err(_) => StoreError::Timeout(format!("no answer within {:?}", session.patience)),
+    };
+    session.lost.lose(&error.to_string());
+    Err(error)
 }
 
 /// A statement whose first parameter is a journal seq.

@@ -15,6 +15,7 @@
 mod change;
 mod columns;
 mod commit;
+mod conflict;
 mod connect;
 mod control;
 mod digest;
@@ -53,8 +54,8 @@ use self::open::Owner;
 use self::purge::Purge;
 use super::ledger::Ledger;
 use super::{
-    CommitBatch, CommitOutcome, Count, Loaded, Page, PartitionChange, RingRegister, ScanFrom, ScanOptions,
-    Store, StoreError, Stretch, Usage,
+    CommitBatch, CommitOutcome, Conflict, Count, Loaded, Page, PartitionChange, RingRegister, ScanFrom,
+    ScanOptions, Store, StoreError, Stretch, Usage,
 };
 use crate::Config;
 
@@ -306,6 +307,10 @@ impl Store for PostgresStore {
         limit: usize,
     ) -> BoxFuture<'_, Result<u64, StoreError>> {
         Box::pin(async move { leftovers::drop_leftovers(&*self.session()?, &partitions, limit).await })
+    }
+
+    fn keep_conflict(&self, conflict: Conflict) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(async move { conflict::keep(&*self.session()?, &conflict).await })
     }
 
     fn prove_commit(&self) -> BoxFuture<'_, Result<(), StoreError>> {

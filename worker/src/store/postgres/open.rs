@@ -208,8 +208,7 @@ pub(super) async fn load(client: &Client, patience: Duration) -> Result<(Loaded,
         while let Some(row) = journal.try_next().await.map_err(|e| statement_error(&e))? {
             for advance in decode_advances(row.get(1))? {
                 let record = &mut partitions[advance.partition.index()];
-                record.vector.join(&advance.vector);
-                record.highest = record.highest.max(advance.highest);
+                record.vector.follow(&mut record.highest, advance.highest, &advance.vector);
                 replayed.insert(advance.partition);
             }
         }

@@ -12,7 +12,9 @@ use tercet_common::{Content, Key, KeyHash, Row, UnixMillis, VectorClock, WorkerI
 use tokio_postgres::Client;
 
 use super::super::suite::{self, Fixture, batch, promise, read_one, row};
-use super::super::{CommitBatch, CommitOutcome, PartitionChange, RowOutcome, Store, StoreError};
+use super::super::{
+    CONFLICT_BYTES_MAX, CommitBatch, CommitOutcome, Conflict, PartitionChange, RowOutcome, Store, StoreError,
+};
 use super::columns::{HashColumn, RowColumns, smallint};
 use super::{PostgresStore, change, commit, digest, leftovers, maintain, read};
 use crate::Config;
@@ -431,6 +433,33 @@ async fn a_change_whose_commit_is_not_answered_is_unknown_and_heals() {
 }
 
 #[tokio::test]
+async fn a_renewal_of_the_identity_whose_commit_is_not_answered_loses_the_store() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    let before = store.open().await.unwrap().identity.worker_uuid;
+    let at_renewal = |action: &str| {
+        format!(
+            "CREATE OR REPLACE FUNCTION public.at_renewal() RETURNS trigger LANGUAGE plpgsql AS $$ \
+             BEGIN {action}; RETURN NULL; END $$; \
+             DROP TRIGGER IF EXISTS at_renewal ON tercet.identity; \
+             CREATE CONSTRAINT TRIGGER at_renewal AFTER UPDATE OF worker_uuid ON tercet.identity \
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.at_renewal()"
+        )
+    };
+    admin.batch_execute(&at_renewal("RAISE 'refused'")).await.unwrap();
+    assert!(matches!(store.renew_identity().await, Err(StoreError::Failed(_))));
+    store.prove_commit().await.expect("nothing has happened");
+
+    admin.batch_execute(&at_renewal("PERFORM pg_terminate_backend(pg_backend_pid())")).await.unwrap();
+    assert!(matches!(store.renew_identity().await, Err(StoreError::Unreachable(_))));
+    assert!(matches!(store.prove_commit().await, Err(StoreError::Unreachable(_))));
+    assert_eq!(store.open().await.unwrap().identity.worker_uuid, before);
+    admin.batch_execute("DROP TRIGGER at_renewal ON tercet.identity").await.unwrap();
+    let renewed = store.renew_identity().await.unwrap();
+    assert_eq!(store.open().await.unwrap().identity.worker_uuid, renewed);
+}
+
+#[tokio::test]
 async fn a_change_that_breaks_before_its_commit_never_happened() {
     let (database, admin) = database().await;
     let store = opened(&database).await;
@@ -683,6 +712,34 @@ async fn the_view_shows_any_bytes_to_people() {
     assert_eq!(shown(4), ["never", "v", "string", "expired", "-infinity"]);
     assert_eq!(shown(5), ["\\xff00", "\\x00", "string", "live", "NULL"]);
     assert_eq!((text(0, 5), text(0, 6)), ("{7abcdef012345678:1}", "1.1.7abcdef012345678.1"));
+}
+
+#[tokio::test]
+async fn a_conflict_is_two_rows_of_one_incident() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    let large = Content::string(vec![b'v'; CONFLICT_BYTES_MAX], None);
+    let tombstone = Row { content: Content::Tombstone, ..row("a", 1, "") };
+    let conflict = Conflict { higher: Row { content: large, ..row("a", 2, "") }, lower: tombstone };
+    assert_eq!(store.keep_conflict(conflict).await, Ok(true));
+    let sql = "SELECT kept, kind, seq, octet_length(value), tercet.readable(key), tercet.readable_clock(clock) \
+         FROM tercet.conflict ORDER BY seq";
+    let rows = admin.query(sql, &[]).await.unwrap();
+    let shown = |row: usize| {
+        let row = &rows[row];
+        let (kept, kind, seq): (bool, i16, i64) = (row.get(0), row.get(1), row.get(2));
+        let (bytes, key, clock): (Option<i32>, &str, &str) = (row.get(3), row.get(4), row.get(5));
+        (kept, kind, seq, bytes, key.to_owned(), clock.to_owned())
+    };
+    let clock = |seq: u64| format!("{{7abcdef012345678:{seq}}}");
+    assert_eq!(shown(0), (false, 0, 1, None, "a".to_owned(), clock(1)));
+    assert_eq!(shown(1), (true, 1, 2, Some(CONFLICT_BYTES_MAX as i32), "a".to_owned(), clock(2)));
+    let incidents = "SELECT count(DISTINCT incident) FROM tercet.conflict";
+    assert_eq!(admin.query_one(incidents, &[]).await.unwrap().get::<_, i64>(0), 1);
+    let more = Conflict { higher: row("b", 2, ""), lower: row("b", 1, "") };
+    assert_eq!(store.keep_conflict(more.clone()).await, Ok(false), "so many bytes are enough");
+    admin.batch_execute("DELETE FROM tercet.conflict").await.unwrap();
+    assert_eq!(store.keep_conflict(more).await, Ok(true), "whoever has looked may make room");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use tercet_common::{Content, Refusal, ReplicaReply, ReplicaRequest};
 
 use super::world::{Packet, World, key, text};
 use crate::coordinator::api::{Change, OpError};
+use crate::coordinator::core::Missed;
 
 /// Two keys of one partition.
 const KEY: &str = "{p}1";
@@ -245,6 +246,9 @@ fn a_flush_hears_its_answers_although_the_partition_is_taken_over_again() {
     world.pass(Duration::from_secs(1), |_| false);
     // One replica stored it, two refused it: it may show.
     assert_eq!(flushed.lock().unwrap().take(), Some(Err(OpError::Uncertain)));
+    let unsure = |worker| (worker, Missed::UncertainFlush(key(KEY).partition()));
+    let missed = std::mem::take(&mut world.cores[0].out.missed);
+    assert_eq!(missed, [0, 1, 2].map(unsure), "whoever lacks it is to be found out");
     assert!(incr.take().unwrap().is_ok());
     assert_eq!(world.cores[0].in_flight(), (0, 0, 0));
 }

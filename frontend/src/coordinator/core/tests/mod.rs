@@ -3,6 +3,7 @@
 mod contended;
 mod directed;
 mod linearizable;
+mod lives;
 mod mutants;
 mod overtaken;
 mod random;

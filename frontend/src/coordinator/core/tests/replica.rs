@@ -16,7 +16,8 @@ pub(super) struct Replica {
     pub(super) rows: HashMap<Key, Row>,
     /// Tombstones up to it may be collected.
     pub(super) floor: Ballot,
-    vectors: HashMap<PartitionId, VectorClock>,
+    /// Highest ballot stored, and its clock.
+    pub(super) vectors: HashMap<PartitionId, (Ballot, VectorClock)>,
     flushes: HashMap<PartitionId, Ballot>,
     /// The configuration that it holds. A partition without one may be spoken of in any epoch.
     groups: HashMap<PartitionId, Group>,
@@ -37,19 +38,23 @@ struct Joining {
 pub(super) struct Snapshot {
     rows: HashMap<Key, Row>,
     flush: Ballot,
-    vector: VectorClock,
+    vector: (Ballot, VectorClock),
 }
 
 impl Snapshot {
     pub(super) fn join(&mut self, other: Self) {
         self.flush = self.flush.max(other.flush);
-        self.vector.join(&other.vector);
+        follow(&mut self.vector, other.vector.0, &other.vector.1);
         for (key, row) in other.rows {
             if self.rows.get(&key).is_none_or(|held| held.ballot < row.ballot) {
                 self.rows.insert(key, row);
             }
         }
     }
+}
+
+fn follow((highest, vector): &mut (Ballot, VectorClock), ballot: Ballot, clock: &VectorClock) {
+    vector.follow(highest, ballot, clock);
 }
 
 #[expect(clippy::result_large_err, reason = "a model, not a hot path")]
@@ -93,7 +98,7 @@ impl Replica {
         joining.flush = true;
         let flush = self.flushes.entry(partition).or_default();
         *flush = if flush.epoch < joining.epoch { from.flush } else { from.flush.max(*flush) };
-        self.vectors.entry(partition).or_default().join(&from.vector);
+        follow(self.vectors.entry(partition).or_default(), from.vector.0, &from.vector.1);
     }
 
     /// The copy passes a key: what it holds of it from before the joint epoch gives way to what the sources hold.
@@ -145,7 +150,7 @@ impl Replica {
     }
 
     fn install(&mut self, row: Row) {
-        self.vectors.entry(row.key.partition()).or_default().join(&row.clock);
+        follow(self.vectors.entry(row.key.partition()).or_default(), row.ballot, &row.clock);
         if self.rows.get(&row.key).is_none_or(|old| old.ballot < row.ballot) {
             self.rows.insert(row.key.clone(), row);
         }
@@ -165,8 +170,8 @@ impl Replica {
         Ok(match request {
             ReplicaRequest::Prepare { partition, promise } => {
                 self.raise(partition, promise)?;
-                let vector = self.vectors.get(&partition).cloned().unwrap_or_default();
-                ReplicaReply::Prepared { vector, highest: Ballot::ZERO }
+                let (highest, vector) = self.vectors.get(&partition).cloned().unwrap_or_default();
+                ReplicaReply::Prepared { vector, highest }
             }
             ReplicaRequest::Put { row } | ReplicaRequest::Replicate { row, chosen: false, .. } => {
                 self.raise(row.key.partition(), row.ballot.promise())?;
@@ -194,7 +199,7 @@ impl Replica {
                 }
                 let flush = self.flushes.entry(partition).or_default();
                 *flush = (*flush).max(ballot);
-                self.vectors.entry(partition).or_default().join(&clock);
+                follow(self.vectors.entry(partition).or_default(), ballot, &clock);
                 ReplicaReply::Stored
             }
             // The core asks for none.
