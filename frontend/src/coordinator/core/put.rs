@@ -59,7 +59,9 @@ impl Core {
         let Some((ballot, clock)) = self.next_version(id) else {
             return self.wait(id, Some(batch));
         };
-        batch.restamp(ballot, &clock, |version| version == row.ballot);
+        // Also what an attempt in between was to be, which nobody holds.
+        let sent = batch.sent.clone();
+        batch.restamp(ballot, &clock, |version| sent.contains(&version));
         self.start_put(id, batch, Row { ballot, clock, ..row });
     }
 

@@ -98,6 +98,32 @@ pub(super) fn only_what_changed_something_is_uncertain_when_a_put_was_written_ov
     assert_eq!(kept.take().unwrap().unwrap().ballot, written);
 }
 
+/// Found by the simulation: an operation answered the version of an attempt that everybody had refused.
+#[test]
+fn an_operation_whose_rewrite_was_refused_answers_the_version_that_stands() {
+    const OTHER: &str = "{k}2";
+    let mut world = World::new(2);
+    world.set(0, "{k}1", "old");
+    world.run_all();
+    world.set(1, OTHER, "x");
+    world.run(|packet| matches!(packet, Packet::Request { worker: 0, .. }));
+    // One replica stores it, the others refuse it.
+    let set = world.set(0, "{k}1", "new");
+    world.run_until(|packet| {
+        matches!(packet, Packet::Request { request: ReplicaRequest::Put { row }, .. }
+            if row.key == key("{k}1") && row.ballot.term.n > 1)
+    });
+    let rewrite = std::mem::take(&mut world.wire);
+    world.set(1, OTHER, "y");
+    world.run_all();
+    world.wire.extend(rewrite);
+    world.run_all();
+    world.pass(Duration::from_secs(1), |_| false);
+    let written = set.take().unwrap().unwrap();
+    assert_eq!(written.ballot, world.replicas[1].rows[&key("{k}1")].ballot);
+    assert_eq!(text(&world.replicas[1].rows[&key("{k}1")]), "new");
+}
+
 /// Found by the simulation: a read ran out of time while frontends that nobody asked for anything took its partition away.
 #[test]
 fn a_frontend_without_work_leaves_a_partition_to_its_rival() {
