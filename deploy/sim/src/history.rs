@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use tercet_check::{Operation, Outcome};
-use tercet_common::{Ballot, PartitionId, VectorClock};
+use tercet_common::{Ballot, PartitionId, Promise, VectorClock};
 use tercet_frontend::coordinator::core::WorkerIx;
 
 use crate::agenda::Time;
@@ -56,8 +56,8 @@ pub(crate) struct Version {
 pub(crate) struct Record {
     pub issued: Vec<Issued>,
     pub versions: Vec<Version>,
-    /// Partitions in which entries of clocks were given up.
-    pub pruned: BTreeSet<PartitionId>,
+    /// Where entries of clocks were given up, and under which promise.
+    pub pruned: BTreeSet<(PartitionId, Promise)>,
     unanswered: usize,
 }
 

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use tercet_check::{Operation, Outcome, Verdict, check};
-use tercet_common::Content;
+use tercet_common::{Content, Promise};
 use tercet_frontend::coordinator::core::WorkerIx;
 use tercet_worker::store::memory::Peeked;
 
@@ -32,8 +32,8 @@ impl World {
         }
     }
 
-    /// Among chosen versions of a key, clock order equals ballot order: strictly, until something was pruned; after that the
-    /// newer one may know nothing of the older one's owner.
+    /// Among chosen versions of a key, clock order equals ballot order: strictly, unless an owner between them has pruned. Then
+    /// at least the older one has not seen the newer.
     pub(crate) fn check_clocks(&mut self) {
         let mut versions = std::mem::take(&mut self.record.versions);
         versions.sort_by_key(|version| (version.key, version.ballot));
@@ -42,11 +42,13 @@ impl World {
             let wanted = if older.ballot == newer.ballot { Ordering::Equal } else { Ordering::Less };
             let seen = older.clock.partial_cmp(&newer.clock) == Some(wanted);
             let pruned = || {
-                let forgotten = newer.clock.get(older.ballot.term.incarnation) == 0;
-                self.record.pruned.contains(&self.keys[older.key].partition)
-                    && older.ballot < newer.ballot
-                    && !older.clock.has_seen(newer.ballot)
-                    && (forgotten || newer.clock.has_seen(older.ballot))
+                let partition = self.keys[older.key].partition;
+                // An owner keeps its own entry.
+                let own = newer.clock.has_seen(older.ballot);
+                let (from, to) = (older.ballot.promise(), newer.ballot.promise());
+                let between = |by: &Promise| *by <= to && (*by > from || *by == from && own);
+                !older.clock.has_seen(newer.ballot)
+                    && self.record.pruned.iter().any(|(of, by)| *of == partition && between(by))
             };
             if older.key == newer.key && !seen && !pruned() {
                 return self.violate(format!("clocks contradict ballots: {older:?} and {newer:?}"));

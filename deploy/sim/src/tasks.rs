@@ -241,7 +241,10 @@ impl World {
                 self.send(nth, worker, CallId::from_raw(ask), request);
             }
             Order::Passed(partition, promise) => {
-                self.record.pruned.insert(partition);
+                let core = self.frontends[nth].core.as_ref();
+                if core.is_some_and(|core| core.promise_of(partition) == Some(promise)) {
+                    self.record.pruned.insert((partition, promise));
+                }
                 self.with_core(nth, |core| core.passed(partition, promise));
             }
             Order::Rewrite(key, done) => {

@@ -19,6 +19,8 @@ use super::{DEADLINE, POLL, eventually, in_time, processes, within};
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// A ring change in a build for tests, on a machine that does much else, takes its time.
 const RING_DEADLINE: Duration = Duration::from_secs(180);
+/// A status looks at every partition: asked for all the time, in a build for tests, it takes the frontend from its clients.
+const STATUS_POLL: Duration = Duration::from_millis(500);
 /// Free ports on loopback, whatever else runs.
 const FREE_PORTS: [&str; 2] = ["--resp=127.0.0.1:0", "--rest=127.0.0.1:0"];
 
@@ -202,7 +204,7 @@ impl Cluster {
 
     pub(crate) async fn wait_for_status(&self, what: &str, is_so: impl Fn(&ClusterStatus) -> bool) {
         let is_so = async || self.status().await.filter(|status| is_so(status)).map(drop);
-        within(RING_DEADLINE, what, is_so).await;
+        within(RING_DEADLINE, STATUS_POLL, what, is_so).await;
     }
 
     /// Until every worker is alive, is asked, and every key has all its replicas.

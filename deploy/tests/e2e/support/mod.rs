@@ -19,18 +19,23 @@ pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 /// The one place where tests wait: asks until there is an answer, and tells what it waited for if there is none.
 pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
-    within(DEADLINE, what, ask).await
+    within(DEADLINE, POLL, what, ask).await
 }
 
-/// The same with another deadline.
-pub(crate) async fn within<T>(deadline: Duration, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+/// The same with another deadline, asking less often.
+pub(crate) async fn within<T>(
+    deadline: Duration,
+    poll: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let begun = Instant::now();
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
         assert!(begun.elapsed() < deadline, "waited {deadline:?} in vain: {what}");
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(poll).await;
     }
 }
 

@@ -236,7 +236,7 @@ async fn a_schema_from_the_future_is_refused() {
                  VALUES (999, 'future', '2026-01-01T00:00:00Z', '1')";
     admin.batch_execute(newer).await.unwrap();
     let reason = refusal(&store).await;
-    assert_eq!(reason, "the database has schema version 999, this binary knows up to 3");
+    assert_eq!(reason, "the database has schema version 999, this binary knows up to 4");
 }
 
 #[tokio::test]
