@@ -38,6 +38,10 @@ const CORES: usize = 4;
 /// Timers are looked at this often while any is set.
 const TICK: Duration = Duration::from_millis(5);
 
+/// How long an operation waits where fewer than a quorum are in reach. Longer than a worker takes that is not gone but slow: on
+/// a machine with too much to do a breaker opens for some tenths of a second, while another worker is dead.
+const QUORUM_GRACE: Duration = Duration::from_secs(2);
+
 /// A tick that is later than this says that the process was held up.
 const HELD_UP: Duration = Duration::from_millis(50);
 
@@ -214,7 +218,7 @@ impl Cluster {
             hedge_after: self.config.hedge_after,
             replica_timeout: self.config.replica_timeout,
             request_timeout: self.config.request_timeout,
-            quorum_grace: self.config.replica_timeout,
+            quorum_grace: QUORUM_GRACE,
             value_bytes_max: self.config.value_bytes_max,
         };
         let names = peers.iter().map(|peer| peer.id.clone()).collect();
