@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// Keys that are stored before data moves
     #[arg(long, value_name = "N", default_value_t = KEYS, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) keys: u64,
+    /// Keys that are stored in the row `many`; ten million take some 6 GB of disk
+    #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) many_keys: u64,
     /// Commands per second that the open loop offers in each round [default: half of the peak]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: Option<u32>,
@@ -71,7 +74,14 @@ impl Args {
         // pgbench knows whole seconds only.
         let warm_up = Duration::from_secs(u64::from(self.seconds).div_ceil(4));
         let rate = self.rate.map(f64::from);
-        Settings { rounds: self.rounds.into(), lasting, warm_up, moved_keys: self.keys, rate }
+        Settings {
+            rounds: self.rounds.into(),
+            lasting,
+            warm_up,
+            moved_keys: self.keys,
+            many_keys: self.many_keys,
+            rate,
+        }
     }
 }
 

@@ -159,11 +159,8 @@ fn list() -> Table {
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["row", "what it measures", "systems"]);
     for row in ROWS {
         let systems: Vec<&str> = row.systems().iter().map(|kind| kind.name()).collect();
-        let systems = if systems.is_empty() {
-            "Tercet, 4 workers, anew each round".to_owned()
-        } else {
-            systems.join("; ")
-        };
+        let systems =
+            if systems.is_empty() { "Tercet, 4 workers, of its own".to_owned() } else { systems.join("; ") };
         table.add_row([row.name, row.says, &systems]);
     }
     table

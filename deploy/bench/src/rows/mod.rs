@@ -3,6 +3,7 @@
 mod compare;
 mod curve;
 mod dead;
+mod many;
 mod moving;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,8 @@ pub(crate) enum Does {
     Compare { work: Work, measure: Measure, of: &'static [Kind], to: &'static [Rival] },
     /// SET before and after a worker dies.
     OneDead(Target),
+    /// SET with many keys stored, and with few.
+    ManyKeys(Target),
     /// SET and GET before and while partitions change hands.
     Moving(Change, Target),
     /// Latency of SET against load, in an open loop; p99 to the median at half of the peak.
@@ -76,14 +79,11 @@ pub(crate) const ROWS: &[Row] = &[
     moving("drain", "SET and GET while a worker is emptied", Change::Drain),
     moving("replace", "SET and GET while a dead worker's share is copied anew", Change::Kill),
     Row { name: "dead", says: "SET after one of four workers has died", does: Does::OneDead(AtLeast(0.8)) },
-    compare("set-redis", "SET, 50 clients", Work::new(Set, CLIENTS, 1, VALUE_BYTES), PerSecond, &[REDIS]),
-    compare("set-16-redis", "SET, 50 clients, pipeline 16", Work::new(Set, CLIENTS, 16, VALUE_BYTES), PerSecond, &[REDIS]),
-    //    compare("set-etcd", "SET, 50 clients", Work::new(Set, CLIENTS, 1, VALUE_BYTES), PerSecond, &[rival(Kind::Etcd, AtLeast(5.0))]),
-    //    compare("get-etcd", "GET, 50 clients", Work::new(Get, CLIENTS, 1, VALUE_BYTES), PerSecond, &[rival(Kind::Etcd, AtLeast(10.0))]),
-    compare("get", "GET, 50 clients", Work::new(Get, CLIENTS, 1, VALUE_BYTES), PerSecond, &[rival(Kind::Postgres, AtLeast(1.3))]),
-    compare("get-16", "GET, 50 clients, pipeline 16", Work::new(Get, CLIENTS, 16, VALUE_BYTES), PerSecond, &[rival(Kind::Postgres, AtLeast(8.0))]),
-    compare("set", "SET, 50 clients", Work::new(Set, CLIENTS, 1, VALUE_BYTES), PerSecond, &[rival(Kind::Trio, AtLeast(2.0))]),
-    compare("set-16", "SET, 50 clients, pipeline 16", Work::new(Set, CLIENTS, 16, VALUE_BYTES), PerSecond, &[rival(Kind::Trio, AtLeast(6.0))]),
+    Row { name: "many", says: "SET with many keys stored", does: Does::ManyKeys(AtLeast(0.7)) },
+    compare("get-16", "GET, 50 clients, pipeline 16", Work::new(Get, CLIENTS, 16, VALUE_BYTES), PerSecond, &[rival(Kind::Postgres, AtLeast(8.0)), REDIS]),
+    compare("get", "GET, 50 clients", Work::new(Get, CLIENTS, 1, VALUE_BYTES), PerSecond, &[rival(Kind::Postgres, AtLeast(1.3)), rival(Kind::Etcd, AtLeast(10.0)), REDIS]),
+    compare("set", "SET, 50 clients", Work::new(Set, CLIENTS, 1, VALUE_BYTES), PerSecond, &[rival(Kind::Trio, AtLeast(2.0)), rival(Kind::Etcd, AtLeast(5.0)), REDIS]),
+    compare("set-16", "SET, 50 clients, pipeline 16", Work::new(Set, CLIENTS, 16, VALUE_BYTES), PerSecond, &[rival(Kind::Trio, AtLeast(6.0)), REDIS]),
     compare("set-1", "SET, 1 client", Work::new(Set, 1, 1, VALUE_BYTES), MedianLatency, &[rival(Kind::Trio, AtMost(1.0))]),
     compare("incr", "INCR of one key, 50 clients", Work::new(Incr, CLIENTS, 1, VALUE_BYTES), PerSecond, &[rival(Kind::Trio, AtLeast(20.0))]),
     compare("1k", "SET of 1 KiB, 50 clients", Work::new(Set, CLIENTS, 1, KIB), BytesPerSecond, &[rival(Kind::Trio, AtLeast(1.0))]),
@@ -115,6 +115,8 @@ pub(crate) struct Settings {
     pub(crate) warm_up: Duration,
     /// Stored before data moves.
     pub(crate) moved_keys: u64,
+    /// Stored where many are.
+    pub(crate) many_keys: u64,
     /// Offered by the open loop, instead of half of the peak.
     pub(crate) rate: Option<f64>,
 }
@@ -127,17 +129,22 @@ impl Row {
                 of.iter().copied().chain(to.iter().map(|rival| rival.kind)).collect()
             }
             Does::HalfPeak(_) => vec![Kind::Tercet4],
-            Does::OneDead(_) | Does::Moving(..) => Vec::new(),
+            Does::OneDead(_) | Does::ManyKeys(_) | Does::Moving(..) => Vec::new(),
         }
     }
 
     /// About how long it takes, for the progress bar.
     pub(crate) fn estimate(&self, settings: &Settings) -> Duration {
         const START: Duration = Duration::from_secs(8);
+        const STORED_PER_START: u64 = 200_000;
         let one = settings.warm_up + settings.lasting;
         let (starts, measurements) = match &self.does {
             Does::Compare { .. } => (1, self.systems().len() * settings.rounds),
             Does::OneDead(_) => (settings.rounds, 2 * settings.rounds),
+            Does::ManyKeys(_) => {
+                let storing = usize::try_from(settings.many_keys / STORED_PER_START).unwrap_or(usize::MAX);
+                (storing.saturating_add(2), 2 * settings.rounds)
+            }
             Does::Moving(..) => (2 * settings.rounds, 2 * settings.rounds),
             Does::HalfPeak(_) => (1, 2 * settings.rounds + curve::LOADS.len()),
         };
@@ -206,6 +213,7 @@ impl Bench<'_> {
             Does::Compare { work, measure, of, to } => {
                 self.compare(*work, *measure, of, to, &mut report).await
             }
+            Does::ManyKeys(target) => self.many_keys(*target, &mut report).await,
             Does::OneDead(target) => self.one_dead(*target, &mut report).await,
             Does::Moving(change, target) => self.moving(*change, *target, &mut report).await,
             Does::HalfPeak(target) => self.half_peak(*target, &mut report).await,

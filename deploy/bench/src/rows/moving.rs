@@ -19,7 +19,7 @@ use crate::systems::tercet::Tercet;
 use crate::systems::{Kind, System};
 
 /// From the order until the ring begins to change: a PostgreSQL is made, or a death is believed.
-const BEGIN_DEADLINE: Duration = Duration::from_secs(120);
+const BEGIN_DEADLINE: Duration = Duration::from_secs(60);
 const END_DEADLINE: Duration = Duration::from_secs(1800);
 const STEADY: &str = "steady";
 const MOVING: &str = "while data move";

@@ -8,6 +8,7 @@
 mod account;
 mod command;
 mod durable;
+mod etcd;
 mod pgbench;
 mod postgres;
 mod redis;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tercet_harness::binary::Binary;
 
+use self::etcd::Etcd;
 use self::postgres::Postgres;
 use self::redis::Redis;
 use self::tercet::Tercet;
@@ -41,6 +43,8 @@ pub(crate) enum Kind {
     Postgres,
     /// One redis-server that syncs before it answers.
     Redis,
+    /// Three members.
+    Etcd,
 }
 
 impl Kind {
@@ -51,6 +55,7 @@ impl Kind {
             Self::Trio => "synchronous PostgreSQL trio",
             Self::Postgres => "one PostgreSQL",
             Self::Redis => "one Redis, appendfsync always",
+            Self::Etcd => "etcd, 3 members",
         }
     }
 }
@@ -70,6 +75,7 @@ pub(crate) enum System {
     Tercet(Tercet),
     Postgres(Postgres),
     Redis(Redis),
+    Etcd(Etcd),
 }
 
 impl System {
@@ -81,6 +87,7 @@ impl System {
             Kind::Trio => Some(Self::Postgres(Postgres::start(place, 2).await?)),
             Kind::Postgres => Some(Self::Postgres(Postgres::start(place, 0).await?)),
             Kind::Redis => Redis::start(place).await?.map(Self::Redis),
+            Kind::Etcd => Etcd::start(place).await?.map(Self::Etcd),
         })
     }
 
@@ -90,6 +97,7 @@ impl System {
             Self::Tercet(tercet) => fill(tercet.resp(), &mut tercet.filled, work).await,
             Self::Redis(redis) => fill(redis.resp(), &mut redis.filled, work).await,
             Self::Postgres(postgres) => postgres.fill(work).await,
+            Self::Etcd(etcd) => etcd.fill(work).await,
         }
     }
 
@@ -103,6 +111,7 @@ impl System {
             Self::Tercet(tercet) => load::measure(tercet.resp(), work, warm_up, lasting).await,
             Self::Redis(redis) => load::measure(redis.resp(), work, warm_up, lasting).await,
             Self::Postgres(postgres) => postgres.measure(work, warm_up, lasting).await,
+            Self::Etcd(etcd) => etcd.measure(work, warm_up, lasting).await,
         }
     }
 
@@ -112,6 +121,7 @@ impl System {
             Self::Tercet(tercet) => tercet.check_durable().await,
             Self::Redis(redis) => redis.check_durable().await,
             Self::Postgres(postgres) => postgres.check_durable().await,
+            Self::Etcd(etcd) => etcd.check_durable().await,
         }
     }
 
@@ -119,7 +129,7 @@ impl System {
     pub(crate) async fn end(self) -> anyhow::Result<()> {
         match self {
             Self::Tercet(mut tercet) => tercet.end().await,
-            Self::Redis(_) | Self::Postgres(_) => Ok(()),
+            Self::Redis(_) | Self::Postgres(_) | Self::Etcd(_) => Ok(()),
         }
     }
 }

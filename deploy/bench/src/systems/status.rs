@@ -26,6 +26,8 @@ struct Partitions {
 #[derive(Clone, Debug, Deserialize)]
 struct Ring {
     change: Option<serde::de::IgnoredAny>,
+    /// Why something that is to be done does not begin.
+    waiting: Option<String>,
 }
 
 impl Status {
@@ -36,6 +38,17 @@ impl Status {
 
     pub(crate) fn is_changing(&self) -> bool {
         self.ring.change.is_some() || self.partitions.moving > 0
+    }
+
+    /// Why it is not as one might want it.
+    pub(crate) fn says(&self) -> String {
+        let Self { ready, workers, partitions: Partitions { under_replicated, moving }, ring } = self;
+        let held: Vec<String> = workers.iter().map(|it| format!("{} {}", it.id, it.partitions)).collect();
+        let waiting = ring.waiting.as_deref().map(|why| format!("; waiting: {why}")).unwrap_or_default();
+        format!(
+            "ready {ready}, {under_replicated} partitions under-replicated, {moving} moving, held: {}{waiting}",
+            held.join(", ")
+        )
     }
 
     /// How many partitions a worker holds; none if nobody knows it.
@@ -90,6 +103,8 @@ mod tests {
         let changing = status(r#"{"what":"w4 goes out","copies":3}"#, 0, 0);
         assert!(changing.is_changing() && !changing.is_whole());
         assert_eq!((changing.holds("w1"), changing.holds("w9")), (7, 0));
+        let text = "ready true, 0 partitions under-replicated, 0 moving, held: w1 7";
+        assert_eq!(changing.says(), text);
     }
 
     #[test]

@@ -72,7 +72,12 @@ impl Tercet {
             if is(&status) {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < patience, "{wanted}: not within {} s: {status:?}", patience.as_secs());
+            ensure!(
+                begun.elapsed() < patience,
+                "{wanted}: not within {} s: {}",
+                patience.as_secs(),
+                status.says()
+            );
             tokio::time::sleep(POLL).await;
         }
     }
