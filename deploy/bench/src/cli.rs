@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// How long each measurement lasts; it is preceded by a warm-up of a quarter of that
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) seconds: u32,
-    /// Keys that are stored before data moves
+    /// Keys that are stored and worked on; fewer if their values are large
     #[arg(long, value_name = "N", default_value_t = KEYS, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) keys: u64,
     /// Keys that are stored in the row `many`; ten million take some 6 GB of disk
@@ -78,7 +78,7 @@ impl Args {
             rounds: self.rounds.into(),
             lasting,
             warm_up,
-            moved_keys: self.keys,
+            keys: self.keys,
             many_keys: self.many_keys,
             rate,
         }

@@ -1,5 +1,7 @@
 //! One measurement of one system.
 
+use std::time::Duration;
+
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -15,6 +17,21 @@ pub(crate) struct Sample {
     pub(crate) failures: u64,
     /// The words of one of them.
     pub(crate) failure: Option<String>,
+}
+
+/// A minute, in microseconds.
+const LATENCY_MAX_US: u64 = 60_000_000;
+
+/// A histogram of microseconds, precise to a thousandth. Longer ones, recorded as saturating, count as the longest.
+pub(crate) fn histogram() -> Histogram<u64> {
+    // One without bounds would take the first that is longer than a few milliseconds for next to nothing.
+    Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("the bounds are sound")
+}
+
+/// Records a latency.
+pub(crate) fn record(histogram: &mut Histogram<u64>, latency: Duration) {
+    let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+    histogram.saturating_record(us.max(1));
 }
 
 /// Microseconds.
@@ -44,9 +61,22 @@ mod tests {
 
     #[test]
     fn percentiles_are_read_from_the_histogram() {
-        let mut histogram = Histogram::<u64>::new(3).unwrap();
-        (1..=1000).for_each(|us| histogram.record(us).unwrap());
+        let mut histogram = histogram();
+        (1..=1000).for_each(|us| record(&mut histogram, Duration::from_micros(us)));
         let expected = Latency { p50_us: 500, p99_us: 990, p999_us: 999, max_us: 1000 };
         assert_eq!(Latency::of(&histogram), expected);
+    }
+    /// A histogram that grows by itself does not when it is told to saturate: milliseconds became 2 µs.
+    #[test]
+    fn long_latencies_are_not_taken_for_short_ones() {
+        for us in [5_000, 1_000_000, 59_000_000] {
+            let mut histogram = histogram();
+            record(&mut histogram, Duration::from_micros(us));
+            let p50_us = Latency::of(&histogram).p50_us;
+            assert!(p50_us.abs_diff(us) <= us / 500, "{us} became {p50_us}");
+        }
+        let mut histogram = histogram();
+        record(&mut histogram, Duration::from_secs(3600));
+        assert!(Latency::of(&histogram).max_us >= LATENCY_MAX_US);
     }
 }

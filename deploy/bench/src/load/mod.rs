@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use self::work::{Source, Work};
-use crate::sample::{Latency, Sample};
+use crate::sample::{self, Latency, Sample};
 
 /// In which the last answers must come.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
@@ -56,14 +56,11 @@ pub(crate) struct Seen {
 
 impl Seen {
     fn new() -> Self {
-        // Any latency fits: one that lasts longer counts as the longest.
-        let latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3);
-        Self { latency: latency.expect("the bounds are sound"), failures: 0, failure: None }
+        Self { latency: sample::histogram(), failures: 0, failure: None }
     }
 
     fn took(&mut self, latency: Duration) {
-        let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.latency.saturating_record(us.max(1));
+        sample::record(&mut self.latency, latency);
     }
 
     fn failed(&mut self, words: impl FnOnce() -> String) {
@@ -78,9 +75,6 @@ impl Seen {
         self.failure = self.failure.take().or(other.failure);
     }
 }
-
-/// A minute, in microseconds.
-const LATENCY_MAX_US: u64 = 60_000_000;
 
 /// What clients saw, section by section. Short in sections that were not reached.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::wire::{decimal, encode};
 
-/// Keys in the store, unless their values would take more than [`DATA_BYTES_MAX`].
+/// Keys in the store, unless it is told otherwise, or their values would take more than [`DATA_BYTES_MAX`].
 pub(crate) const KEYS: u64 = 100_000;
 /// Of all values of one size, before they are replicated.
 const DATA_BYTES_MAX: u64 = 128 << 20;
@@ -43,11 +43,15 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// On as many keys as values of this size allow.
+    /// On [`KEYS`] keys, or as many as values of this size allow.
     pub(crate) const fn new(command: Command, clients: usize, pipeline: usize, value_bytes: usize) -> Self {
-        let most = DATA_BYTES_MAX / value_bytes as u64;
-        let keys = if most < KEYS { most } else { KEYS };
-        Self { command, clients, pipeline, value_bytes, keys }
+        Self { command, clients, pipeline, value_bytes, keys: 0 }.among(KEYS)
+    }
+
+    /// On so many keys, or as many as values of this size allow.
+    pub(crate) const fn among(self, keys: u64) -> Self {
+        let most = DATA_BYTES_MAX / self.value_bytes as u64;
+        Self { keys: if most < keys { most } else { keys }, ..self }
     }
 
     /// Keys of different sizes have different names, so that every value read is of the size that is meant.

@@ -35,6 +35,7 @@ impl Bench<'_> {
         to: &[Rival],
         report: &mut Report,
     ) -> anyhow::Result<()> {
+        let work = work.among(self.settings.keys);
         let mut rivals = Vec::new();
         for rival in to {
             if self.have(rival.kind, report).await? {
@@ -51,6 +52,7 @@ impl Bench<'_> {
         for kind in &kinds {
             if let Some(system) = self.running.get_mut(kind) {
                 system.check_durable().await?;
+                self.progress.say(&format!("{}: storing keys: {}", report.row, kind.name()));
                 system.fill(work).await?;
             }
         }

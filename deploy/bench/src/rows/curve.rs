@@ -16,7 +16,7 @@ const HALF: f64 = 0.5;
 
 impl Bench<'_> {
     pub(super) async fn half_peak(&mut self, target: Target, report: &mut Report) -> anyhow::Result<()> {
-        let work = Work::new(Command::Set, CLIENTS, 1, VALUE_BYTES);
+        let work = Work::new(Command::Set, CLIENTS, 1, VALUE_BYTES).among(self.settings.keys);
         self.have(Kind::Tercet4, report).await?;
         let system = self.running.get_mut(&Kind::Tercet4).context("Tercet runs")?;
         system.check_durable().await?;

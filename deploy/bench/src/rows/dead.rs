@@ -15,7 +15,7 @@ const DEAD: &str = "one dead";
 
 impl Bench<'_> {
     pub(super) async fn one_dead(&mut self, target: Target, report: &mut Report) -> anyhow::Result<()> {
-        let work = Work::new(Command::Set, CLIENTS, 1, VALUE_BYTES);
+        let work = Work::new(Command::Set, CLIENTS, 1, VALUE_BYTES).among(self.settings.keys);
         for n in 1..=self.settings.rounds {
             // A cluster of its own: who has died is let in again later and later.
             let system = System::start(Kind::Tercet4, self.place).await?;

@@ -113,8 +113,8 @@ pub(crate) struct Settings {
     /// Of each measurement.
     pub(crate) lasting: Duration,
     pub(crate) warm_up: Duration,
-    /// Stored before data moves.
-    pub(crate) moved_keys: u64,
+    /// Stored before anything is measured; fewer if values are large.
+    pub(crate) keys: u64,
     /// Stored where many are.
     pub(crate) many_keys: u64,
     /// Offered by the open loop, instead of half of the peak.

@@ -67,8 +67,7 @@ impl Bench<'_> {
         target: Target,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        let work =
-            Work { keys: self.settings.moved_keys, ..Work::new(Command::Mixed, CLIENTS, 1, VALUE_BYTES) };
+        let work = Work { keys: self.settings.keys, ..Work::new(Command::Mixed, CLIENTS, 1, VALUE_BYTES) };
         let (mut seconds, mut keys, mut megabytes) = (Vec::new(), Vec::new(), Vec::new());
         for n in 1..=self.settings.rounds {
             let Round { steady, moving, moved } = self.round(change, work).await?;

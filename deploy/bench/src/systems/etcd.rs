@@ -28,7 +28,7 @@ use super::Place;
 use super::command::command;
 use super::durable::refusal;
 use crate::load::work::{Command, Work, random_text};
-use crate::sample::{Latency, Sample};
+use crate::sample::{self, Latency, Sample};
 
 const PROGRAM: &str = "etcd";
 const MEMBERS: usize = 3;
@@ -182,7 +182,7 @@ impl Etcd {
         }
         until(&task).await;
         task.stop.store(true, Ordering::Relaxed);
-        let mut sum = Histogram::new(3)?;
+        let mut sum = sample::histogram();
         while let Some(ended) = all.join_next().await {
             sum.add(ended.context("a client failed")??)?;
         }
@@ -224,7 +224,7 @@ impl Task {
 
 async fn client(at: SocketAddr, task: Arc<Task>) -> anyhow::Result<Histogram<u64>> {
     let mut client = Client::connect(at).await?;
-    let mut histogram = Histogram::new(3)?;
+    let mut histogram = sample::histogram();
     let mut rng = rand::make_rng();
     while !task.over() {
         let key = task.key(&mut rng);
@@ -236,8 +236,7 @@ async fn client(at: SocketAddr, task: Arc<Task>) -> anyhow::Result<Histogram<u64
         }
         task.done.fetch_add(1, Ordering::Relaxed);
         if task.counts.load(Ordering::Relaxed) {
-            let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-            histogram.saturating_record(us.max(1));
+            sample::record(&mut histogram, begun.elapsed());
         }
     }
     Ok(histogram)

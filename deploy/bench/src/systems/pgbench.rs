@@ -1,11 +1,13 @@
 //! The scripts that pgbench runs, and what it writes.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 
 use crate::load::work::{Command, Work};
+use crate::sample;
 
 /// The most that Linux takes as one argument is 128 KiB.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -55,14 +57,15 @@ pub(super) fn per_second(output: &str) -> anyhow::Result<f64> {
         after("number of failed transactions:").and_then(|text| text.split(' ').next()).unwrap_or("0");
     ensure!(failed == "0", "{failed} transactions of pgbench failed");
     let tps = after("tps =").and_then(|text| text.split(' ').next());
-    tps.and_then(|text| text.parse().ok()).with_context(|| format!("pgbench wrote no tps: {output}"))
+    tps.and_then(|text| text.parse().ok()).context("pgbench ended no transaction in its time")
 }
 
 /// Adds the latencies of a log of its `-l`: the third field, in microseconds.
 pub(super) fn read_log(log: &Path, histogram: &mut Histogram<u64>) -> anyhow::Result<()> {
     for line in std::fs::read_to_string(log)?.lines() {
         let us = line.split(' ').nth(2).and_then(|field| field.parse::<u64>().ok());
-        histogram.saturating_record(us.with_context(|| format!("a line of pgbench's log: {line}"))?.max(1));
+        let us = us.with_context(|| format!("a line of pgbench's log: {line}"))?;
+        sample::record(histogram, Duration::from_micros(us));
     }
     Ok(())
 }
@@ -92,7 +95,7 @@ tps = 13123.456789 (without initial connection time)
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log.1");
         std::fs::write(&log, "0 1 812 0 1790000000 123456\n0 2 900 0 1790000000 124456\n").unwrap();
-        let mut histogram = Histogram::new(3).unwrap();
+        let mut histogram = sample::histogram();
         read_log(&log, &mut histogram).unwrap();
         assert_eq!((histogram.len(), histogram.max()), (2, 900));
         std::fs::write(&log, "0 1 skipped\n").unwrap();
