@@ -29,7 +29,7 @@ const FILL_DEADLINE: Duration = Duration::from_secs(1800);
 const FILLING_CLIENTS: usize = 32;
 const FILLING_PIPELINE: usize = 32;
 /// In all requests together that are under way while it is filled.
-const FILLING_BYTES_MAX: usize = 16 << 20;
+const FILLING_BYTES_MAX: usize = 4 << 20;
 /// Answers of section 0 are not counted: it warms up.
 const WARM_UP: usize = 0;
 /// The section in which nothing is sent.

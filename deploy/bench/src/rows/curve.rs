@@ -40,8 +40,11 @@ impl Bench<'_> {
         }
         report.figure(closed, "1/s", |sample| Some(sample.per_second));
         report.figure(opened, "1/s", |sample| Some(sample.per_second));
-        let p99 = report.figure(opened, "ms (p99)", |sample| Some(sample.latency?.p99_us as f64 / 1e3));
-        let median = report.figure(opened, "ms (median)", |sample| Some(sample.latency?.p50_us as f64 / 1e3));
+        let mut p99 = report.figure(opened, "ms (p99)", |sample| Some(sample.latency?.p99_us as f64 / 1e3));
+        let mut median =
+            report.figure(opened, "ms (median)", |sample| Some(sample.latency?.p50_us as f64 / 1e3));
+        // One sample gives both: the ratio is of two of its figures.
+        (p99.name, median.name) = (format!("p99, {opened}"), format!("median, {opened}"));
         report.ratio(&p99, &median, Some(target));
         let peak = crate::figure::Spread::of(&peaks).context("there were rounds")?.median;
         for part in LOADS {

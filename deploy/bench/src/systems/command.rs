@@ -2,10 +2,15 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use tokio::process::Command;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+
+const END_DEADLINE: Duration = Duration::from_secs(5);
+const END_POLL: Duration = Duration::from_millis(20);
 
 /// A program that no variable of whoever runs us leads astray.
 pub(super) fn command(program: impl AsRef<Path>) -> Command {
@@ -30,4 +35,15 @@ pub(super) async fn finish(command: &mut Command, deadline: Duration) -> anyhow:
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{program}: {}: {}", output.status, error.trim());
     Ok(out.into_owned())
+}
+
+/// Ends a server at once and waits until it is gone, so that its directory can be removed.
+pub(super) fn end(child: &mut Child, signal: Signal) {
+    let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
+    // It may have ended by itself.
+    let _ = kill(Pid::from_raw(pid), signal);
+    let begun = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) && begun.elapsed() < END_DEADLINE {
+        std::thread::sleep(END_POLL);
+    }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use nix::sys::signal::Signal;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use tercet_harness::ports::free_port;
@@ -25,7 +26,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
 use super::Place;
-use super::command::command;
+use super::command::{command, end};
 use super::durable::refusal;
 use crate::load::work::{Command, Work, random_text};
 use crate::sample::{self, Latency, Sample};
@@ -70,7 +71,7 @@ pub(crate) struct Etcd {
     members: Vec<(SocketAddr, Child)>,
     /// Sizes of values of which all keys are stored.
     filled: Vec<usize>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Etcd {
@@ -84,10 +85,10 @@ impl Etcd {
         }
         let cluster: Vec<String> = places.iter().map(|(name, peers, _)| format!("{name}={peers}")).collect();
         let cluster = cluster.join(",");
-        let mut etcd = Self { members: Vec::new(), filled: Vec::new(), _dir: dir };
+        let mut etcd = Self { members: Vec::new(), filled: Vec::new(), dir };
         for (name, peers, clients) in &places {
             let mut member = command(PROGRAM);
-            member.arg("--name").arg(name).arg("--data-dir").arg(etcd._dir.path().join(name));
+            member.arg("--name").arg(name).arg("--data-dir").arg(etcd.dir.path().join(name));
             member.args(["--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers]);
             let clients_url = url(*clients);
             member.args(["--listen-client-urls", &clients_url, "--advertise-client-urls", &clients_url]);
@@ -187,6 +188,12 @@ impl Etcd {
             sum.add(ended.context("a client failed")??)?;
         }
         Ok(sum)
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.members.iter_mut().for_each(|(_, child)| end(child, Signal::SIGKILL));
     }
 }
 

@@ -9,14 +9,13 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tercet_harness::ports::free_port;
 use tokio::process::{Child, Command};
 
 use super::Place;
 use super::account::Account;
-use super::command::{command, finish};
+use super::command::{command, end, finish};
 use super::durable::{self, Promise, connect};
 use super::pgbench;
 use crate::load::work::{self, HOT_KEY, Work};
@@ -24,7 +23,6 @@ use crate::sample::{self, Latency, Sample};
 
 const USER: &str = "bench";
 const START_DEADLINE: Duration = Duration::from_secs(60);
-const STOP_DEADLINE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
 /// On top of the time that it is told to run.
 const PGBENCH_DEADLINE: Duration = Duration::from_secs(60);
@@ -312,13 +310,8 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         for server in &mut self.servers {
-            let Some(pid) = server.child.id().and_then(|pid| i32::try_from(pid).ok()) else { continue };
             // An immediate shutdown, of all its processes: nobody needs the data any more.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
-            let begun = Instant::now();
-            while matches!(server.child.try_wait(), Ok(None)) && begun.elapsed() < STOP_DEADLINE {
-                std::thread::sleep(POLL);
-            }
+            end(&mut server.child, Signal::SIGQUIT);
         }
     }
 }

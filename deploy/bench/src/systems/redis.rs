@@ -6,11 +6,12 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use nix::sys::signal::Signal;
 use tercet_harness::ports::free_port;
 use tokio::process::Child;
 
 use super::Place;
-use super::command::command;
+use super::command::{command, end};
 use super::durable::refusal;
 
 const PROGRAM: &str = "redis-server";
@@ -25,7 +26,7 @@ pub(crate) struct Redis {
     at: SocketAddr,
     /// Sizes of values of which all keys are stored.
     pub(super) filled: Vec<usize>,
-    _child: Child,
+    child: Child,
     _dir: tempfile::TempDir,
 }
 
@@ -51,7 +52,7 @@ impl Redis {
             }
             tokio::time::sleep(POLL).await;
         }
-        Ok(Some(Self { at, filled: Vec::new(), _child: child, _dir: dir }))
+        Ok(Some(Self { at, filled: Vec::new(), child, _dir: dir }))
     }
 
     pub(super) fn resp(&self) -> SocketAddr {
@@ -60,6 +61,12 @@ impl Redis {
 
     pub(super) async fn check_durable(&self) -> anyhow::Result<()> {
         check(self.at).await
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        end(&mut self.child, Signal::SIGKILL);
     }
 }
 
