@@ -141,19 +141,30 @@ impl Load {
         self.shared.section.store(OVER, Ordering::Relaxed);
         let ended = tokio::time::timeout(DRAIN_DEADLINE, &mut self.ended).await;
         let mut sections = ended.context("the last answers did not come")?.context("the load failed")??;
-        let samples = self.begun.windows(2).enumerate().map(|(n, bounds)| {
-            let [(from, before), (until, after)] = bounds else { unreachable!("windows of two") };
-            let seconds = until.duration_since(*from).as_secs_f64();
-            let seen = sections.of(n + 1);
-            Sample {
-                seconds,
-                per_second: (after - before) as f64 / seconds,
-                latency: Some(Latency::of(&seen.latency)),
-                failures: seen.failures,
-                failure: seen.failure.clone(),
-            }
-        });
-        Ok(samples.collect())
+        let mut samples: Vec<Sample> = self
+            .begun
+            .windows(2)
+            .enumerate()
+            .map(|(n, bounds)| {
+                let [(from, before), (until, after)] = bounds else { unreachable!("windows of two") };
+                let seconds = until.duration_since(*from).as_secs_f64();
+                let seen = sections.of(n + 1);
+                Sample {
+                    seconds,
+                    per_second: (after - before) as f64 / seconds,
+                    latency: Some(Latency::of(&seen.latency)),
+                    failures: seen.failures,
+                    failure: seen.failure.clone(),
+                }
+            })
+            .collect();
+        if let Some(first) = samples.first_mut() {
+            // What fails while it warms up has failed all the same.
+            let warm_up = sections.of(WARM_UP);
+            first.failures += warm_up.failures;
+            first.failure = first.failure.take().or_else(|| warm_up.failure.clone());
+        }
+        Ok(samples)
     }
 }
 
