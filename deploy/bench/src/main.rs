@@ -37,6 +37,8 @@ use self::rows::{Bench, ROWS, Report};
 use self::systems::{Kind, Place};
 
 const NOT_MEASURED: u8 = 1;
+/// Of the progress bar.
+const TICK: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -77,29 +79,35 @@ async fn measure(args: &Args) -> anyhow::Result<bool> {
         Bench { place: &place, settings, progress: &progress, running: BTreeMap::new(), missing: Vec::new() };
     let (mut reports, mut whole) = (Vec::new(), true);
     let begun = Instant::now();
+    let mut tick = tokio::time::interval(TICK);
     for (n, row) in rows.iter().enumerate() {
         let needed: Vec<Kind> = rows[n..].iter().flat_map(|row| row.systems()).collect();
         progress.say(&format!("{}: {}", row.name, row.says));
-        let run = async {
+        let mut run = Box::pin(async {
             let ended = bench.end_all_but(&needed).await;
             let mut report = bench.run(row).await;
             report.failed.extend(ended.err().map(|error| format!("{error:#}")));
             report
-        };
-        tokio::select! {
-            report = run => {
-                report::remarks(std::slice::from_ref(&report)).iter().for_each(|line| progress.say(line));
-                reports.push(report);
+        });
+        let report = loop {
+            tokio::select! {
+                report = &mut run => break Some(report),
+                _ = tick.tick() => {
+                    progress.at(begun.elapsed(), format!("{}, {} of {} rows", row.name, n + 1, rows.len()));
+                }
+                // Dropping the run ends what it started.
+                _ = interrupt.recv() => break None,
+                _ = terminate.recv() => break None,
             }
-            // Dropping the run ends what it started.
-            _ = interrupt.recv() => whole = false,
-            _ = terminate.recv() => whole = false,
-        }
-        if !whole {
+        };
+        drop(run);
+        let Some(report) = report else {
             progress.say("interrupted");
+            whole = false;
             break;
-        }
-        progress.at(begun.elapsed(), format!("{} of {} rows", n + 1, rows.len()));
+        };
+        report::remarks(std::slice::from_ref(&report)).iter().for_each(|line| progress.say(line));
+        reports.push(report);
     }
     let ended = bench.end_all_but(&[]).await;
     progress.finish();
