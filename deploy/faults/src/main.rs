@@ -14,7 +14,6 @@ mod cluster;
 mod faults;
 mod judge;
 mod load;
-mod progress;
 mod proxy;
 mod replicas;
 mod report;
@@ -27,12 +26,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use comfy_table::{Table, presets};
+use tercet_harness::progress::Progress;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::cli::Args;
 use self::cluster::binary::Binary;
 use self::faults::{KINDS, Kind};
-use self::progress::Progress;
 use self::report::Report;
 use self::run::Settings;
 

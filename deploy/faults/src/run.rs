@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rand::RngExt;
+use tercet_harness::progress::Progress;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
@@ -12,7 +13,6 @@ use crate::cluster::binary::Binary;
 use crate::faults::{Kind, Needs};
 use crate::judge::{history_of, judge};
 use crate::load::{Load, Tally};
-use crate::progress::Progress;
 use crate::replicas::{Comparison, Difference, rows_of, wait_until_equal};
 use crate::report::{Report, millis, write_stories};
 use crate::seed::Seed;

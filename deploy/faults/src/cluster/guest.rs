@@ -4,20 +4,16 @@
 //! arguments is started in its place: it listens on a port that the link knows, tells the frontend the link's address
 //! instead, and sends its heartbeats to the link.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::Context;
-use rand::RngExt;
+use tercet_harness::ports::free_port;
 use tokio::process::{Child, ChildStdin};
 
 use super::binary::Binary;
 use crate::proxy::Link;
-
-/// Below the range that outgoing connections take, so that the port is still free when the worker starts again.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
-const ATTEMPTS: usize = 100;
 
 pub(super) struct Guest {
     pub(super) link: Link,
@@ -72,12 +68,6 @@ fn rewired(args: &[String], listen: SocketAddr, link: &Link) -> Vec<String> {
     ];
     let kept = args.iter().filter(|arg| !ours.iter().any(|(flag, _)| arg.starts_with(&format!("{flag}="))));
     kept.cloned().chain(ours.iter().map(|(flag, value)| format!("{flag}={value}"))).collect()
-}
-
-fn free_port() -> anyhow::Result<SocketAddr> {
-    let mut rng = rand::rng();
-    let mut choices = (0..ATTEMPTS).map(|_| SocketAddr::from(([127, 0, 0, 1], rng.random_range(PORTS))));
-    choices.find(|address| TcpListener::bind(address).is_ok()).context("no free port")
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ use tokio::process::Command;
 const CALL_DEADLINE: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Debug)]
-pub(crate) struct Binary(PathBuf);
+pub struct Binary(PathBuf);
 
 impl Binary {
     /// The named program; else the one of this workspace, which is built if it was cargo that started us.
-    pub(crate) async fn locate(explicit: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub async fn locate(explicit: Option<PathBuf>) -> anyhow::Result<Self> {
         if let Some(path) = explicit {
             let path = path.canonicalize().with_context(|| format!("--tercet {}", path.display()))?;
             return Ok(Self(path));
@@ -39,12 +39,12 @@ impl Binary {
         Ok(Self(beside))
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.0
     }
 
     /// With these arguments, and none of the settings of whoever runs the tests.
-    pub(crate) fn command<A: AsRef<std::ffi::OsStr>>(&self, args: &[A]) -> Command {
+    pub fn command<A: AsRef<std::ffi::OsStr>>(&self, args: &[A]) -> Command {
         let mut command = Command::new(&self.0);
         command.args(args).stdin(Stdio::null()).kill_on_drop(true);
         for (name, _) in std::env::vars_os() {
@@ -58,14 +58,14 @@ impl Binary {
     }
 
     /// Runs it to its end, whatever its exit status.
-    pub(crate) async fn output(&self, args: &[&str]) -> anyhow::Result<Output> {
+    pub async fn output(&self, args: &[&str]) -> anyhow::Result<Output> {
         let call = || format!("tercet {}", args.join(" "));
         let output = tokio::time::timeout(CALL_DEADLINE, self.command(args).output()).await;
         output.with_context(|| format!("{} took too long", call()))?.with_context(call)
     }
 
     /// Runs it to its end, which must be a success.
-    pub(crate) async fn call(&self, args: &[&str]) -> anyhow::Result<String> {
+    pub async fn call(&self, args: &[&str]) -> anyhow::Result<String> {
         let output = self.output(args).await?;
         if !output.status.success() {
             let error = String::from_utf8_lossy(&output.stderr);
@@ -75,7 +75,7 @@ impl Binary {
     }
 
     /// Whether it knows a command; older versions do not know all.
-    pub(crate) async fn knows(&self, command: &[&str]) -> bool {
+    pub async fn knows(&self, command: &[&str]) -> bool {
         let args: Vec<&str> = command.iter().copied().chain(["--help"]).collect();
         self.output(&args).await.is_ok_and(|output| output.status.success())
     }

@@ -18,31 +18,31 @@ fn place(pid: i32) -> Option<PathBuf> {
 }
 
 /// The arguments that a process was started with, its program first.
-pub(crate) fn arguments(pid: i32) -> Vec<String> {
+pub fn arguments(pid: i32) -> Vec<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let parts = bytes.split(|byte| *byte == 0).filter(|part| !part.is_empty());
     parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 
 /// The program that a process runs.
-pub(crate) fn program(pid: i32) -> Option<PathBuf> {
+pub fn program(pid: i32) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
 /// Every process of a PostgreSQL: all of them, and only they, work in its data directory.
-pub(crate) fn of_database(data: &Path) -> Vec<i32> {
+pub fn of_database(data: &Path) -> Vec<i32> {
     all().filter(|pid| place(*pid).as_deref() == Some(data)).collect()
 }
 
 /// All that belong to a cluster: they name its directory or work in it.
-pub(crate) fn of_cluster(dir: &Path) -> Vec<i32> {
+pub fn of_cluster(dir: &Path) -> Vec<i32> {
     let name = dir.display().to_string();
     let names_it = |pid: i32| arguments(pid).iter().any(|argument| argument.contains(&name));
     all().filter(|pid| place(*pid).is_some_and(|place| place.starts_with(dir)) || names_it(*pid)).collect()
 }
 
 /// To as many as still exist.
-pub(crate) fn signal(pids: &[i32], signal: Signal) {
+pub fn signal(pids: &[i32], signal: Signal) {
     for pid in pids.iter().filter(|pid| **pid > 1) {
         let _ = kill(Pid::from_raw(*pid), signal);
     }

@@ -6,14 +6,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
 #[derive(Clone, Debug)]
-pub(crate) struct Progress {
+pub struct Progress {
     bar: ProgressBar,
     begun: Instant,
 }
 
 impl Progress {
     /// For a run of about so many seconds.
-    pub(crate) fn new(seconds: u64) -> Self {
+    pub fn new(seconds: u64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(seconds), ProgressDrawTarget::stderr());
         let style =
             ProgressStyle::with_template("{bar:30} {elapsed_precise} of about {duration_precise}  {msg}");
@@ -25,7 +25,7 @@ impl Progress {
     }
 
     /// A line that stays.
-    pub(crate) fn say(&self, text: &str) {
+    pub fn say(&self, text: &str) {
         let line = format!("{:>7.1}s {text}", self.begun.elapsed().as_secs_f64());
         match self.bar.is_hidden() {
             true => eprintln!("{line}"),
@@ -34,12 +34,12 @@ impl Progress {
     }
 
     /// Where it is now.
-    pub(crate) fn at(&self, done: Duration, text: String) {
+    pub fn at(&self, done: Duration, text: String) {
         self.bar.set_position(done.as_secs());
         self.bar.set_message(text);
     }
 
-    pub(crate) fn finish(&self) {
+    pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

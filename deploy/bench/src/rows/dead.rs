@@ -1,0 +1,53 @@
+//! SET after one of four workers was killed, against SET before: the time begins with the kill, so that it holds what
+//! clients pay until the death is believed, and the copying of what the dead worker held.
+
+use anyhow::ensure;
+
+use super::{Bench, CLIENTS, Report};
+use crate::figure::Target;
+use crate::load::work::{Command, VALUE_BYTES, Work};
+use crate::load::{self, Load};
+use crate::sample::Sample;
+use crate::systems::{Kind, System};
+
+const ALIVE: &str = "all alive";
+const DEAD: &str = "one dead";
+
+impl Bench<'_> {
+    pub(super) async fn one_dead(&mut self, target: Target, report: &mut Report) -> anyhow::Result<()> {
+        let work = Work::new(Command::Set, CLIENTS, 1, VALUE_BYTES).among(self.settings.keys);
+        for n in 1..=self.settings.rounds {
+            // A cluster of its own: who has died is let in again later and later.
+            let system = System::start(Kind::Tercet4, self.place).await?;
+            let Some(System::Tercet(mut tercet)) = system else { anyhow::bail!("this row is about Tercet") };
+            tercet.check_durable().await?;
+            load::fill(tercet.resp(), work).await?;
+            let mut load = Load::start(tercet.resp(), work)?;
+            tokio::time::sleep(self.settings.warm_up).await;
+            load.section();
+            tokio::time::sleep(self.settings.lasting).await;
+            load.section();
+            tercet.tercet(&["node", "kill", "w4"]).await?;
+            tokio::time::sleep(self.settings.lasting).await;
+            let samples = load.finish().await?;
+            ensure!(samples.len() == 2, "two sections were begun");
+            self.progress.say(&format!(
+                "{} {n}: {:.0}/s, with one dead {:.0}/s",
+                report.row, samples[0].per_second, samples[1].per_second
+            ));
+            for (name, sample) in [ALIVE, DEAD].into_iter().zip(samples) {
+                report.sample(name, sample);
+            }
+            tercet.check_durable().await?;
+            tercet.end().await?;
+        }
+        let per_second = |sample: &Sample| Some(sample.per_second);
+        let alive = report.figure(ALIVE, "1/s", per_second);
+        let dead = report.figure(DEAD, "1/s", per_second);
+        report.ratio(&dead, &alive, Some(target));
+        let p99 = |sample: &Sample| Some(sample.latency?.p99_us as f64 / 1e3);
+        report.figure(ALIVE, "ms (p99)", p99);
+        report.figure(DEAD, "ms (p99)", p99);
+        Ok(())
+    }
+}

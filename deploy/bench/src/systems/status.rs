@@ -1,0 +1,118 @@
+//! What is read of a frontend's `/admin/status` and `/metrics`.
+
+use serde::Deserialize;
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) ready: bool,
+    pub(crate) workers: Vec<Worker>,
+    partitions: Partitions,
+    ring: Ring,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Worker {
+    pub(crate) id: String,
+    /// Of which it is a replica.
+    pub(crate) partitions: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Partitions {
+    under_replicated: usize,
+    moving: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Ring {
+    change: Option<serde::de::IgnoredAny>,
+    /// Why something that is to be done does not begin.
+    waiting: Option<String>,
+}
+
+impl Status {
+    /// Every partition has all its replicas, and none is on the move.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.ready && self.partitions.under_replicated == 0 && !self.is_changing()
+    }
+
+    pub(crate) fn is_changing(&self) -> bool {
+        self.ring.change.is_some() || self.partitions.moving > 0
+    }
+
+    /// Why it is not as one might want it.
+    pub(crate) fn says(&self) -> String {
+        let Self { ready, workers, partitions: Partitions { under_replicated, moving }, ring } = self;
+        let held: Vec<String> = workers.iter().map(|it| format!("{} {}", it.id, it.partitions)).collect();
+        let waiting = ring.waiting.as_deref().map(|why| format!("; waiting: {why}")).unwrap_or_default();
+        format!(
+            "ready {ready}, {under_replicated} partitions under-replicated, {moving} moving, held: {}{waiting}",
+            held.join(", ")
+        )
+    }
+
+    /// How many partitions a worker holds; none if nobody knows it.
+    pub(crate) fn holds(&self, worker: &str) -> usize {
+        self.workers.iter().find(|it| it.id == worker).map_or(0, |it| it.partitions)
+    }
+}
+
+/// Rows and bytes that were sent to new replicas since the frontend started.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Moved {
+    pub(crate) rows: f64,
+    pub(crate) bytes: f64,
+}
+
+impl Moved {
+    /// From the text of `/metrics`.
+    pub(crate) fn of(metrics: &str) -> Self {
+        let value = |name: &str| {
+            let lines = metrics.lines().filter_map(|line| line.strip_prefix(name));
+            lines.filter_map(|rest| rest.trim().parse::<f64>().ok()).sum()
+        };
+        Self {
+            rows: value("tercet_copied_rows_total{result=\"sent\"}"),
+            bytes: value("tercet_copied_bytes_total"),
+        }
+    }
+
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self { rows: self.rows - before.rows, bytes: self.bytes - before.bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(change: &str, under_replicated: usize, moving: usize) -> Status {
+        serde_json::from_str(&format!(
+            r#"{{"ready":true,"epoch":3,"workers":[{{"id":"w1","health":"alive","partitions":7}}],
+                "partitions":{{"total":9,"under_replicated":{under_replicated},"moving":{moving}}},
+                "ring":{{"change":{change},"waiting":null}}}}"#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_ring_at_rest_with_all_replicas_is_whole() {
+        assert!(status("null", 0, 0).is_whole());
+        assert!(!status("null", 1, 0).is_whole());
+        assert!(!status("null", 0, 1).is_whole());
+        let changing = status(r#"{"what":"w4 goes out","copies":3}"#, 0, 0);
+        assert!(changing.is_changing() && !changing.is_whole());
+        assert_eq!((changing.holds("w1"), changing.holds("w9")), (7, 0));
+        let text = "ready true, 0 partitions under-replicated, 0 moving, held: w1 7";
+        assert_eq!(changing.says(), text);
+    }
+
+    #[test]
+    fn what_was_moved_is_read_from_the_metrics() {
+        let text = "# HELP tercet_copied_rows_total Rows\ntercet_copied_rows_total{result=\"kept\"} 5\n\
+                    tercet_copied_rows_total{result=\"sent\"} 120\ntercet_copied_bytes_total 9000\n";
+        let moved = Moved::of(text);
+        assert_eq!(moved, Moved { rows: 120.0, bytes: 9000.0 });
+        assert_eq!(moved.since(Moved::of("")), moved);
+    }
+}
