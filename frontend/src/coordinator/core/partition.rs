@@ -40,7 +40,8 @@ pub(super) struct Partition {
     flush_round: u32,
     /// Failed take-overs in a row.
     attempts: u32,
-    timer_set: bool,
+    /// Nothing is tried again before then; a timer that comes at another time is of a pause that was called off.
+    paused_until: Option<Duration>,
     /// Changes with every take-over, flush and epoch: what the owner remembers of keys is void then.
     generation: u64,
 }
@@ -93,7 +94,7 @@ impl Partition {
             round: 0,
             flush_round: 0,
             attempts: 0,
-            timer_set: false,
+            paused_until: None,
             generation: 0,
         }
     }
@@ -128,7 +129,7 @@ impl Partition {
         self.attempts = 0;
         self.held_until = None;
         let before = std::mem::replace(&mut self.ownership, Ownership::None);
-        !matches!(before, Ownership::None) || self.flush.is_some() || self.timer_set
+        !matches!(before, Ownership::None) || self.flush.is_some() || self.paused_until.is_some()
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -172,7 +173,8 @@ impl Core {
     }
 
     pub(super) fn ensure_owned(&mut self, id: PartitionId) {
-        if self.partition(id).is_some_and(|p| matches!(p.ownership, Ownership::None) && !p.timer_set) {
+        let may_try = |p: &Partition| matches!(p.ownership, Ownership::None) && p.paused_until.is_none();
+        if self.partition(id).is_some_and(may_try) {
             self.prepare(id);
         }
     }
@@ -289,36 +291,42 @@ impl Core {
                 true if attempts == 1 => self.prepare(id),
                 // Somebody has a use for the partition, and here nobody has: to take it away from them time and again
                 // would only make those wait who wait there.
-                true if !wanted => self.leave(id),
+                true if !wanted => self.leave_unwanted(id),
                 _ => self.retry_partition(id),
             }
         }
     }
 
-    /// Gives up to take the partition over, until somebody waits for it.
-    fn leave(&mut self, id: PartitionId) {
-        if let Some(partition) = self.partition_mut(id) {
+    /// Gives up to take the partition over where nobody waits for it any more. Who comes next begins afresh: to sit out a
+    /// pause that others earned could take all the time it has.
+    pub(super) fn leave_unwanted(&mut self, id: PartitionId) {
+        let idle = |p: &&mut Partition| matches!(p.ownership, Ownership::None) && !p.is_wanted();
+        if let Some(partition) = self.partition_mut(id).filter(idle) {
             partition.attempts = 0;
+            partition.paused_until = None;
         }
     }
 
     /// Tries again later: longer each time, and not at the same moment as a rival.
     fn retry_partition(&mut self, id: PartitionId) {
         let Some(partition) = self.partition(id) else { return };
-        if partition.timer_set {
+        if partition.paused_until.is_some() {
             return;
         }
         let delay = self.resend_delay(partition.attempts);
-        let delay = delay + self.jitter(delay);
-        self.timers.set(self.now + delay, Timer::Partition(id));
+        let until = self.now + delay + self.jitter(delay);
+        self.timers.set(until, Timer::Partition(id));
         if let Some(partition) = self.partition_mut(id) {
-            partition.timer_set = true;
+            partition.paused_until = Some(until);
         }
     }
 
     pub(super) fn partition_timer(&mut self, id: PartitionId) {
+        let now = self.now;
         let Some(partition) = self.partition_mut(id) else { return };
-        partition.timer_set = false;
+        if partition.paused_until.take_if(|until| now >= *until).is_none() {
+            return;
+        }
         if partition.is_wanted() || self.is_reachable(id) {
             self.ensure_owned(id);
             self.drive_flush(id);
@@ -540,5 +548,6 @@ impl Core {
             self.start_flush(id, done);
         }
         self.wake_waiting(id);
+        self.leave_unwanted(id);
     }
 }

@@ -184,7 +184,7 @@ impl Core {
         if batch.is_none() && slot.queue.is_empty() {
             self.slot_of.remove(&slot.key);
             self.slots.remove(id);
-            return;
+            return self.leave_unwanted(partition);
         }
         let open = self.partition(partition).and_then(|p| p.open_promise().map(|_| p.generation()));
         let Some(generation) = open.filter(|_| self.is_reachable(partition)) else {

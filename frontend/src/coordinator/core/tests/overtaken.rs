@@ -6,7 +6,7 @@ use tercet_common::{
     Ballot, Content, Epoch, Incarnation, Promise, Refusal, ReplicaReply, ReplicaRequest, Term,
 };
 
-use super::world::{Answer, Packet, World, key, text};
+use super::world::{Answer, Packet, TUNING, World, key, text};
 use crate::coordinator::api::{Change, Found, OpError};
 
 const KEY: &str = "k";
@@ -141,6 +141,40 @@ fn a_frontend_without_work_leaves_a_partition_to_its_rival() {
     assert_eq!(world.cores[0].next_timer(), None);
     world.replicas.iter_mut().for_each(|r| r.refusing = None);
     let set = world.set(0, KEY, "v");
+    world.run_all();
+    assert!(set.take().unwrap().is_ok());
+}
+
+/// A frontend whose only operation ran out of time between two attempts to take the partition over from a rival.
+fn gave_up() -> World {
+    let mut world = World::new(1);
+    let promised = Promise { epoch: Epoch(1), term: Term { n: 9, incarnation: Incarnation(200) } };
+    world.replicas.iter_mut().for_each(|r| r.refusing = Some(Refusal::Promise { promised }));
+    let set = world.set(0, KEY, "v");
+    world.pass(TUNING.request_timeout, |_| false);
+    assert!(matches!(set.take(), Some(Err(OpError::NoQuorum { .. }))));
+    world.replicas.iter_mut().for_each(|r| r.refusing = None);
+    world
+}
+
+/// Found by the simulation: it went on alone, and took the partition away from the one that was asked.
+#[test]
+fn a_frontend_whose_operations_gave_up_leaves_the_partition_to_its_rival() {
+    let mut world = gave_up();
+    let mut sent = 0;
+    world.pass(Duration::from_secs(5), |_| {
+        sent += 1;
+        false
+    });
+    assert_eq!(sent, 0);
+    assert_eq!(world.cores[0].next_timer(), None);
+}
+
+/// Found by the simulation: a read sat out the pause that operations before it had earned, until it ran out of time.
+#[test]
+fn who_comes_after_others_gave_up_takes_the_partition_at_once() {
+    let mut world = gave_up();
+    let set = world.set(0, KEY, "w");
     world.run_all();
     assert!(set.take().unwrap().is_ok());
 }
