@@ -47,6 +47,8 @@ async fn main() -> ExitCode {
         println!("{}", list());
         return ExitCode::SUCCESS;
     }
+    // Built together with programs that speak TLS, the HTTP client wants a provider too. An error: there is one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     match Box::pin(measure(&args)).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(NOT_MEASURED),
