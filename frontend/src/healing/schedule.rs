@@ -11,7 +11,7 @@
 //! A lower kind waits as long as a higher one can begin. No partition has two tasks at once, and no worker more than a
 //! few, so that clients keep the larger part of every worker. A task that fails is tried again after a wait that doubles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tercet_common::{PARTITIONS, PartitionId};
@@ -168,6 +168,8 @@ pub struct Schedule {
     waiting: BTreeMap<(Kind, Work), Waiting>,
     under_way: usize,
     by_worker: BTreeMap<WorkerIx, usize>,
+    /// Targets of the delta syncs under way.
+    syncing: BTreeSet<WorkerIx>,
     next_scrub: Duration,
     scrubbing: bool,
 }
@@ -180,6 +182,7 @@ impl Schedule {
             waiting: BTreeMap::new(),
             under_way: 0,
             by_worker: BTreeMap::new(),
+            syncing: BTreeSet::new(),
             next_scrub: Duration::ZERO,
             scrubbing: false,
         }
@@ -214,8 +217,12 @@ impl Schedule {
         }
     }
 
+    /// The worker has missed something that its peers' journals tell of. While a sync of it is under way nothing is
+    /// added: whoever finds it due is to say so again afterwards.
     pub fn delta(&mut self, target: WorkerIx) {
-        self.wait(Kind::Delta, Work::Delta { target });
+        if !self.syncing.contains(&target) {
+            self.wait(Kind::Delta, Work::Delta { target });
+        }
     }
 
     /// The partition holds tombstones.
@@ -291,6 +298,9 @@ impl Schedule {
         if let Some(partition) = work.partition() {
             self.places[partition.index()].busy = true;
         }
+        if let Work::Delta { target } = work {
+            self.syncing.insert(target);
+        }
         if kind == Kind::Scrub {
             self.scrubbing = true;
             self.next_scrub = now + self.tuning.scrub_every;
@@ -315,6 +325,9 @@ impl Schedule {
             if how == Ended::Done && matches!(task.work, Work::Compare { .. }) {
                 place.compared = Some(now);
             }
+        }
+        if let Work::Delta { target } = task.work {
+            self.syncing.remove(&target);
         }
         if task.kind == Kind::Scrub {
             self.scrubbing = false;
@@ -415,6 +428,22 @@ mod tests {
         assert_eq!(schedule.next(at(0), |_| true), None);
         schedule.ended(task, Ended::Done, at(5));
         assert_eq!(schedule.next(at(5), |_| true).unwrap().kind, Kind::Touched);
+    }
+
+    #[test]
+    fn a_worker_has_one_delta_sync_at_a_time_and_a_failed_one_waits() {
+        let mut schedule = schedule();
+        schedule.delta(2);
+        let task = schedule.next(at(0), |_| true).unwrap();
+        // It stays due until it is done.
+        schedule.delta(2);
+        assert_eq!(schedule.next(at(0), |_| true), None);
+        schedule.ended(task, Ended::Failed, at(10));
+        schedule.delta(2);
+        assert_eq!(schedule.next(at(10), |_| true), None);
+        let again = schedule.next(at(260), |_| true).unwrap();
+        schedule.ended(again, Ended::Done, at(270));
+        assert_eq!(schedule.next(at(270), |_| true), None);
     }
 
     #[test]
