@@ -81,7 +81,7 @@ fn render(status: &ClusterStatus) -> String {
             w.id.to_string(),
             or_dash(w.address.as_deref().map(str::to_owned)),
             or_dash(Some(w.zone.clone()).filter(|zone| !zone.is_empty())),
-            role(w.role).to_owned(),
+            role(w.role, w.health).to_owned(),
             health(w.health).to_owned(),
             breaker(w.breaker).to_owned(),
             or_dash(w.heartbeat_age_ms.map(|ms| format!("{} ago", age(ms)))),
@@ -140,8 +140,10 @@ fn next_failure(status: &ClusterStatus) -> String {
     }
 }
 
-fn role(role: Role) -> &'static str {
+fn role(role: Role, health: Health) -> &'static str {
     match role {
+        // Nobody to fall back on.
+        Role::Spare if health == Health::Dead => "gone",
         Role::Member => "member",
         Role::Joining => "joining",
         Role::Leaving => "leaving",
@@ -168,6 +170,7 @@ fn breaker(breaker: Breaker) -> &'static str {
         Breaker::Closed => "flow",
         Breaker::Open => "held back",
         Breaker::HalfOpen => "probing",
+        Breaker::Disconnected => "no link",
     }
 }
 
@@ -195,7 +198,11 @@ mod tests {
                   "write_backlog":0,"disk_free_bytes":1,"keys":7,"version":"0","partitions":768,"primary_partitions":256},
                  {"id":"w2","address":null,"zone":"","health":"dead","breaker":"open","heartbeat_age_ms":null,
                   "last_heartbeat_ms":null,"database_commits":null,"commit_micros":null,"write_backlog":null,
-                  "disk_free_bytes":null,"keys":null,"version":null,"partitions":768,"primary_partitions":256}],
+                  "disk_free_bytes":null,"keys":null,"version":null,"partitions":768,"primary_partitions":256},
+                 {"id":"w3","address":null,"zone":"","health":"dead","breaker":"disconnected","role":"spare",
+                  "heartbeat_age_ms":null,"last_heartbeat_ms":null,"database_commits":null,"commit_micros":null,
+                  "write_backlog":null,"disk_free_bytes":null,"keys":null,"version":null,"partitions":0,
+                  "primary_partitions":0}],
                 "partitions":{"total":1024,"owned":5,"under_replicated":6,"unavailable":7},
                 "ring":{"change":{"what":"w2 goes out","copies":768,"copied":12,"rows":345,"bytes":2500000,
                   "since_seconds":4},"waiting":null},
@@ -212,6 +219,8 @@ mod tests {
             "1.2 ms",
             "DEAD",
             "held back",
+            "no link",
+            "gone",
             "w2 goes out: 12 of 768 partitions copied, 345 rows, 2.5 MB, for 4 s",
             "8 missed keys wait, 9 partitions to compare; not all",
             "if w1 failed, 10 more",

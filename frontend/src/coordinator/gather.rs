@@ -22,6 +22,7 @@ pub(super) fn status(cluster: &Cluster) -> ClusterStatus {
             let Some(member) = ring.config.index_of(&worker.id) else { continue };
             if let Some(link) = formed.link(ring, member) {
                 worker.breaker = match link.breaker_state() {
+                    _ if !link.is_connected() => Breaker::Disconnected,
                     BreakerState::Closed => Breaker::Closed,
                     BreakerState::Open => Breaker::Open,
                     BreakerState::HalfOpen => Breaker::HalfOpen,
@@ -103,7 +104,7 @@ fn worker(worker: WorkerView) -> WorkerStatus {
         address: seen.map(|s| s.address.clone()),
         zone: seen.map(|s| s.zone.clone()).unwrap_or_default(),
         health: worker.health,
-        breaker: Breaker::Closed,
+        breaker: Breaker::Disconnected,
         heartbeat_age_ms: seen.map(|s| s.age.as_millis() as u64),
         last_heartbeat_ms: seen.map(|s| s.last_beat.0),
         database_commits: seen.map(|s| s.report.database_commits),

@@ -137,6 +137,8 @@ pub enum Breaker {
     Open,
     /// One probe is under way.
     HalfOpen,
+    /// There is no connection.
+    Disconnected,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

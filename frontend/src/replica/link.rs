@@ -228,8 +228,12 @@ impl Link {
         self.breaker.lock().state(self.origin.elapsed())
     }
 
-    pub fn is_available(&self) -> bool {
+    pub fn is_connected(&self) -> bool {
         self.connected.load(Ordering::SeqCst)
+    }
+
+    pub fn is_available(&self) -> bool {
+        self.is_connected()
             && self.healthy.load(Ordering::SeqCst)
             && self.breaker_state() == BreakerState::Closed
     }

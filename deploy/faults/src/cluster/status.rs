@@ -54,7 +54,9 @@ impl Status {
             let Worker { id, health, breaker, role, partitions } = worker;
             let idle = *partitions == Some(0);
             let damped = damps && idle && role != "leaving";
-            if health != "alive" || breaker != "closed" {
+            // A spare is not asked, and has no link.
+            let asked = breaker == "closed" || damped && breaker == "disconnected";
+            if health != "alive" || !asked {
                 return Some(format!("{id} is {health}, its breaker {breaker}"));
             }
             if role != "member" && !damped {
@@ -128,6 +130,19 @@ mod tests {
             "w1 is replaced",
             "others count on what it lost"
         );
+    }
+
+    #[test]
+    fn a_worker_without_a_link_is_a_flaw_unless_it_is_kept_waiting() {
+        let text = |waiting| {
+            format!(
+                r#"{{"ready":true,"workers":[{{"id":"w1","health":"alive","breaker":"disconnected","role":"spare",
+                    "partitions":0}}],"partitions":{{"under_replicated":0}},"ring":{{"waiting":{waiting}}}}}"#
+            )
+        };
+        let flaw = |waiting| serde_json::from_str::<Status>(&text(waiting)).unwrap().flaw(&BTreeSet::new());
+        assert_eq!(flaw(r#""w1 has come back 3 times""#), None);
+        assert_eq!(flaw("null").unwrap(), "w1 is alive, its breaker disconnected");
     }
 
     #[test]
