@@ -94,9 +94,13 @@ impl Ended {
     }
 }
 
+/// A partition of which a replica is gone is one failure away from losing its quorum: its copy may take a larger share of
+/// the workers from clients than one that somebody has asked for and that can wait.
+const URGENT: usize = 2;
+
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
-    /// Tasks under way, in all and by worker.
+    /// Tasks under way, in all and by worker. For copies of partitions that lack a replica, [`URGENT`] times as many.
     pub at_once: usize,
     pub at_once_per_worker: usize,
     /// From one scrub to the next: the whole ring takes 1024 times as long.
@@ -236,7 +240,7 @@ impl Schedule {
 
     /// The next task, if one may begin now. `usable`: whether a worker can be asked.
     pub fn next(&mut self, now: Duration, usable: impl Fn(WorkerIx) -> bool) -> Option<Task> {
-        if self.under_way >= self.tuning.at_once {
+        if self.under_way >= URGENT * self.tuning.at_once {
             return None;
         }
         // Sorted by kind first.
@@ -266,10 +270,15 @@ impl Schedule {
                 return false;
             }
         }
-        let free = |worker: &WorkerIx| {
-            self.by_worker.get(worker).is_none_or(|tasks| *tasks < self.tuning.at_once_per_worker)
-        };
         let workers = self.workers_of(work);
+        let is_urgent = matches!(work, Work::Copy { .. }) && !workers.iter().all(|worker| usable(*worker));
+        let share = if is_urgent { URGENT } else { 1 };
+        if self.under_way >= share * self.tuning.at_once {
+            return false;
+        }
+        let free = |worker: &WorkerIx| {
+            self.by_worker.get(worker).is_none_or(|tasks| *tasks < share * self.tuning.at_once_per_worker)
+        };
         match work {
             // A copy does without an old replica that is gone; that is what it is for.
             Work::Copy { newcomer, .. } => {
@@ -416,6 +425,21 @@ mod tests {
         let begun = works(&mut schedule, at(0));
         assert_eq!(begun.len(), 5);
         assert_eq!(begun[4], Work::Compare { partition: p(20) });
+    }
+
+    #[test]
+    fn copies_of_partitions_that_lack_a_replica_may_take_more() {
+        let begun = |alive: fn(WorkerIx) -> bool| {
+            let mut schedule = schedule();
+            for n in 0..40 {
+                schedule.place(p(n), vec![0, 1, 2, 3], &[3]);
+                schedule.copy(p(n), 3);
+            }
+            std::iter::from_fn(|| schedule.next(at(0), alive)).count()
+        };
+        let Tuning { at_once_per_worker: share, .. } = Tuning::default();
+        assert_eq!(begun(|_| true), share);
+        assert_eq!(begun(|worker| worker != 0), URGENT * share);
     }
 
     #[test]

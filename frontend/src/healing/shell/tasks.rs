@@ -23,8 +23,8 @@ use crate::membership::MembersView;
 
 /// Where clients come first, but a missing replica must not wait for long.
 const TUNING: Tuning = Tuning {
-    at_once: 32,
-    at_once_per_worker: 16,
+    at_once: 16,
+    at_once_per_worker: 8,
     // All partitions within an hour.
     scrub_every: Duration::from_millis(3_500),
     retry_after: Duration::from_millis(250),
