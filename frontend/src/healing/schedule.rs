@@ -94,9 +94,11 @@ impl Ended {
     }
 }
 
-/// A partition of which a replica is gone is one failure away from losing its quorum: its copy may take a larger share of
-/// the workers from clients than one that somebody has asked for and that can wait.
+/// A partition of which a replica is gone is one failure away from losing its quorum: its copy may take so many times the
+/// usual share of the workers from clients ...
 const URGENT: usize = 2;
+/// ... and one that somebody has asked for, and that can wait, this part of it.
+const PLANNED: usize = 2;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
@@ -271,14 +273,18 @@ impl Schedule {
             }
         }
         let workers = self.workers_of(work);
-        let is_urgent = matches!(work, Work::Copy { .. }) && !workers.iter().all(|worker| usable(*worker));
-        let share = if is_urgent { URGENT } else { 1 };
-        if self.under_way >= share * self.tuning.at_once {
+        let Tuning { at_once, at_once_per_worker: each, .. } = self.tuning;
+        let (at_once, each) = match work {
+            Work::Copy { .. } if workers.iter().all(|worker| usable(*worker)) => {
+                (at_once.div_ceil(PLANNED), each.div_ceil(PLANNED))
+            }
+            Work::Copy { .. } => (at_once * URGENT, each * URGENT),
+            _ => (at_once, each),
+        };
+        if self.under_way >= at_once {
             return false;
         }
-        let free = |worker: &WorkerIx| {
-            self.by_worker.get(worker).is_none_or(|tasks| *tasks < share * self.tuning.at_once_per_worker)
-        };
+        let free = |worker: &WorkerIx| self.by_worker.get(worker).is_none_or(|tasks| *tasks < each);
         match work {
             // A copy does without an old replica that is gone; that is what it is for.
             Work::Copy { newcomer, .. } => {
@@ -428,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_of_partitions_that_lack_a_replica_may_take_more() {
+    fn copies_of_partitions_that_lack_a_replica_may_take_more_than_others() {
         let begun = |alive: fn(WorkerIx) -> bool| {
             let mut schedule = schedule();
             for n in 0..40 {
@@ -438,7 +444,7 @@ mod tests {
             std::iter::from_fn(|| schedule.next(at(0), alive)).count()
         };
         let Tuning { at_once_per_worker: share, .. } = Tuning::default();
-        assert_eq!(begun(|_| true), share);
+        assert_eq!(begun(|_| true), share / PLANNED);
         assert_eq!(begun(|worker| worker != 0), URGENT * share);
     }
 
