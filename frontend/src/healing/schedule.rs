@@ -102,7 +102,7 @@ const PLANNED: usize = 2;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
-    /// Tasks under way, in all and by worker. For copies of partitions that lack a replica, [`URGENT`] times as many.
+    /// Tasks under way, in all and by worker. Copies of partitions that lack a replica may be double as many, others half.
     pub at_once: usize,
     pub at_once_per_worker: usize,
     /// From one scrub to the next: the whole ring takes 1024 times as long.
