@@ -45,7 +45,7 @@ const COMMIT_ROWS_MAX: usize = 4_096;
 /// Tasks that scan and that change partitions, to make replicas equal. Few: each call may be long, and clients' reads and
 /// writes share the connections.
 const SCANNERS: usize = 2;
-const CHANGERS: usize = 1;
+const CHANGERS: usize = 2;
 
 /// A worker's replica over its store.
 pub struct Engine {

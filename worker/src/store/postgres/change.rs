@@ -1,4 +1,4 @@
-//! One partition put right: a transaction of up to five statements, beside the group commits.
+//! One partition put right, beside the group commits: one statement, or a transaction of five where rows are evicted.
 //!
 //! Commits lock entries by (partition, hash) and then partitions, and so must this. Deleting locks rows too, so rows and
 //! evictions go through **one** upsert in the order of hashes: an eviction takes part as a placeholder of the lowest
@@ -19,7 +19,7 @@ use super::super::ledger::Seen;
 use super::super::{CommitOutcome, PartitionChange, RowOutcome, StoreError};
 use super::Session;
 use super::columns::{Ballots, HashColumn, PLACEHOLDER, RowColumns, ballot_numbers, signed, smallint};
-use super::commit::{COMMIT_ROWS, outcomes, upsert_rows};
+use super::commit::{COMMIT_ROWS, MORE_PARAM, commit_statement, execute, outcomes, prepared, upsert_rows};
 use super::connect::within;
 use super::error::{is_clean_abort, statement_error};
 use super::flight::InFlight;
@@ -40,16 +40,41 @@ pub(super) static EVICT: LazyLock<String> = LazyLock::new(|| {
 
 static WRITE_AGAIN: LazyLock<String> = LazyLock::new(upsert_rows);
 
-/// `$1` partition, `$2` to `$4` the promise, `$5` to `$8` the floor, `$9` whether the flush is set, to `$10` to `$13`
-/// with the clock `$14`; `$15` the epoch of a finished copy.
-const SET_PARTITION: &str = "UPDATE tercet.partition SET \
-       promised = GREATEST(promised, ROW($2::bigint, $3::bigint, $4::bigint)::tercet.promise), \
-       floor = GREATEST(floor, ROW($5::bigint, $6::bigint, $7::bigint, $8::bigint)::tercet.ballot), \
-       flush = CASE WHEN $9::boolean \
-         THEN ROW($10::bigint, $11::bigint, $12::bigint, $13::bigint)::tercet.ballot ELSE flush END, \
-       flush_clock = CASE WHEN $9 THEN $14::bytea ELSE flush_clock END, \
-       copied = GREATEST(copied, $15::bigint) \
-     WHERE id = $1::smallint";
+/// A change that evicts nothing needs no order between statements: one statement, one round trip, as a group commit.
+pub(super) static CHANGE_AT_ONCE: LazyLock<String> =
+    LazyLock::new(|| commit_statement(&format!(", placed AS ({})", set_partition(MORE_PARAM))));
+
+static SET_PARTITION: LazyLock<String> = LazyLock::new(|| set_partition(1));
+
+/// Its parameters, from `$first` on: the partition; the promise (3); the floor (4); whether the flush is set, to what (4),
+/// with which clock; the epoch of a finished copy.
+fn set_partition(first: usize) -> String {
+    let p = |offset| first + offset;
+    format!(
+        "UPDATE tercet.partition SET \
+           promised = GREATEST(promised, ROW(${}::bigint, ${}::bigint, ${}::bigint)::tercet.promise), \
+           floor = GREATEST(floor, ROW(${}::bigint, ${}::bigint, ${}::bigint, ${}::bigint)::tercet.ballot), \
+           flush = CASE WHEN ${set}::boolean \
+             THEN ROW(${}::bigint, ${}::bigint, ${}::bigint, ${}::bigint)::tercet.ballot ELSE flush END, \
+           flush_clock = CASE WHEN ${set} THEN ${}::bytea ELSE flush_clock END, \
+           copied = GREATEST(copied, ${}::bigint) \
+         WHERE id = ${first}::smallint",
+        p(1),
+        p(2),
+        p(3),
+        p(4),
+        p(5),
+        p(6),
+        p(7),
+        p(9),
+        p(10),
+        p(11),
+        p(12),
+        p(13),
+        p(14),
+        set = p(8),
+    )
+}
 
 pub(super) async fn change(session: &Session, change: &PartitionChange) -> CommitOutcome {
     let _repair = session.repairs.acquire().await;
@@ -77,6 +102,9 @@ pub(super) async fn change(session: &Session, change: &PartitionChange) -> Commi
 async fn run(session: &Session, change: &PartitionChange) -> Result<CommitOutcome, StoreError> {
     debug_assert!(change.is_sorted(), "rows and evictions must be sorted by hash, each once");
     let statements = Statements::new(change)?;
+    if change.evict.is_empty() {
+        return statements.run_at_once(session).await;
+    }
     let client: Client = session.writers.get().await?;
     let flight = InFlight::begin(session, Seen::sum_of(change))?;
     let rows = match statements.run(session, &client, &flight).await {
@@ -111,6 +139,9 @@ struct Statements<'a> {
     evicted_ballots: Ballots,
     /// Rows in whose place something may be evicted.
     again: RowColumns<'a>,
+    partition: i16,
+    sets_flush: bool,
+    /// The partition, if it is flushed: for the journal.
     flushed: Vec<i16>,
     promise: [i64; 4],
     floor: [i64; 4],
@@ -135,6 +166,8 @@ impl<'a> Statements<'a> {
             evicted: change.evict.iter().map(|evicted| HashColumn(evicted.0.0)).collect(),
             evicted_ballots,
             again: RowColumns::new(change.rows.iter().filter(|row| evict.contains(&row.key.hash())))?,
+            partition: smallint(change.partition),
+            sets_flush: change.flush.is_some(),
             flushed: change.flush.iter().map(|_| smallint(change.partition)).collect(),
             promise: ballot_numbers(change.promise.ballot(0))?,
             floor: ballot_numbers(change.floor)?,
@@ -142,6 +175,19 @@ impl<'a> Statements<'a> {
             flush_clock,
             copied: signed(change.copied.0)?,
         })
+    }
+
+    /// Without evictions. An error means that nothing was sent.
+    async fn run_at_once(&self, session: &Session) -> Result<CommitOutcome, StoreError> {
+        let (client, statement) = prepared(session, &CHANGE_AT_ONCE).await?;
+        let flight = InFlight::begin(session, Seen::sum_of(self.change))?;
+        let (seq, advances) = (flight.seq(), encode_advances(flight.advances()));
+        let mut params = self.all.params();
+        let journal: [&(dyn ToSql + Sync); 3] = [&seq, &self.flushed, &advances];
+        params.extend(journal);
+        params.extend(self.partition_params());
+        let rows = (&self.change.rows[..], &self.all);
+        Ok(execute(session, client, &statement, &params, flight, rows).await)
     }
 
     /// All but the COMMIT. The outcomes are those of the change's rows.
@@ -196,21 +242,20 @@ impl<'a> Statements<'a> {
     }
 
     async fn set_partition(&self, client: &Client) -> Result<(), DriverError> {
-        let Self { promise, floor, flush, copied, .. } = self;
-        let set = !self.flushed.is_empty();
-        if [promise, floor].iter().all(|numbers| **numbers == [0; 4]) && !set && *copied == 0 {
-            return Ok(());
-        }
-        let partition = smallint(self.change.partition);
-        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&partition];
-        params.extend(promise[..3].iter().map(as_param));
-        params.extend(floor.iter().map(as_param));
-        params.push(&set);
-        params.extend(flush.iter().map(as_param));
+        let statement = client.prepare_cached(&SET_PARTITION).await?;
+        client.execute(&statement, &self.partition_params()).await.map(drop)
+    }
+
+    /// Those of [`set_partition`].
+    fn partition_params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&self.partition];
+        params.extend(self.promise[..3].iter().map(as_param));
+        params.extend(self.floor.iter().map(as_param));
+        params.push(&self.sets_flush);
+        params.extend(self.flush.iter().map(as_param));
         params.push(&self.flush_clock);
-        params.push(copied);
-        let statement = client.prepare_cached(SET_PARTITION).await?;
-        client.execute(&statement, &params).await.map(drop)
+        params.push(&self.copied);
+        params
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use deadpool_postgres::{Client, Object};
 use tercet_common::Row;
+use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
 use super::super::codec::encode_advances;
@@ -27,11 +28,11 @@ use super::flight::InFlight;
 
 /// Parameters `$1` to `$11` are [`RowColumns::params`]; then seq, flushed, advances.
 const JOURNAL_PARAM: usize = 12;
-const PARTITIONS_PARAM: usize = 15;
+pub(super) const MORE_PARAM: usize = 15;
 
 pub(super) static COMMIT_ROWS: LazyLock<String> = LazyLock::new(|| commit_statement(""));
 static COMMIT_ALL: LazyLock<String> =
-    LazyLock::new(|| commit_statement(&format!(", raised AS ({})", raise_partitions(PARTITIONS_PARAM))));
+    LazyLock::new(|| commit_statement(&format!(", raised AS ({})", raise_partitions(MORE_PARAM))));
 
 /// Upserts rows, each only over a lower ballot of the same key, and answers the hashes of those that were written. Its
 /// parameters are [`RowColumns::params`].
@@ -51,7 +52,8 @@ pub(super) fn upsert_rows() -> String {
         .to_owned()
 }
 
-fn commit_statement(more: &str) -> String {
+/// The upsert and the journal row, and what `more` adds behind them; its parameters begin at [`MORE_PARAM`].
+pub(super) fn commit_statement(more: &str) -> String {
     let (seq, flushed, advances) = (JOURNAL_PARAM, JOURNAL_PARAM + 1, JOURNAL_PARAM + 2);
     let upsert = upsert_rows();
     format!(
@@ -120,16 +122,7 @@ async fn run(session: &Session, batch: &CommitBatch) -> Result<CommitOutcome, St
     debug_assert!(rows.is_sorted(), "rows must be sorted by (partition, key hash), each key once");
     let raised = PartitionColumns::new(&batch.promises, &batch.flushes)?;
     let sql: &str = if raised.id.is_empty() { &COMMIT_ROWS } else { &COMMIT_ALL };
-    let client = session.writers.get().await?;
-    let statement = match within(session.patience, client.prepare_cached(sql)).await {
-        Ok(statement) => statement,
-        Err(error) => {
-            // The next commit must not queue behind whatever keeps this one.
-            drop(Object::take(client));
-            return Err(error);
-        }
-    };
-
+    let (client, statement) = prepared(session, sql).await?;
     let flight = InFlight::begin(session, Seen::sums_of(batch))?;
     let seq = flight.seq();
     let (flushed, advances) = (flushed(batch), encode_advances(flight.advances()));
@@ -139,34 +132,56 @@ async fn run(session: &Session, batch: &CommitBatch) -> Result<CommitOutcome, St
     if !raised.id.is_empty() {
         params.extend(raised.params());
     }
-    let answer = tokio::time::timeout(session.patience, client.query_one(&statement, &params)).await;
+    Ok(execute(session, client, &statement, &params, flight, (&batch.rows, &rows)).await)
+}
+
+/// Sends a statement that [`commit_statement`] made, and says what became of it and of its rows.
+pub(super) async fn execute(
+    session: &Session,
+    client: Client,
+    statement: &Statement,
+    params: &[&(dyn ToSql + Sync)],
+    flight: InFlight<'_>,
+    (batch, rows): (&[Row], &RowColumns<'_>),
+) -> CommitOutcome {
+    let answer = tokio::time::timeout(session.patience, client.query_one(statement, params)).await;
     let written: Option<Vec<HashColumn>> = match answer {
         Ok(Ok(row)) => row.get(0),
         Ok(Err(error)) if is_clean_abort(&error) => {
             flight.aborted();
-            return Ok(CommitOutcome::Aborted(statement_error(&error)));
+            return CommitOutcome::Aborted(statement_error(&error));
         }
-        Ok(Err(error)) => return Ok(unknown(client, flight, statement_error(&error))),
+        Ok(Err(error)) => return unknown(client, flight, statement_error(&error)),
         Err(_) => {
             let error = StoreError::Timeout(format!("no answer to a commit within {:?}", session.patience));
-            return Ok(unknown(client, flight, error));
+            return unknown(client, flight, error);
         }
     };
     let journal_seq = flight.committed();
     let Some(written) = written else {
-        return Ok(CommitOutcome::Committed {
-            journal_seq,
-            rows: vec![RowOutcome::Stored; batch.rows.len()],
-        });
+        return CommitOutcome::Committed { journal_seq, rows: vec![RowOutcome::Stored; batch.len()] };
     };
-    Ok(match outcomes(session, &client, &batch.rows, &rows, written.into_iter().collect()).await {
+    match outcomes(session, &client, batch, rows, written.into_iter().collect()).await {
         Ok(rows) => CommitOutcome::Committed { journal_seq, rows },
         // Durable, but which rows it wrote cannot be said any more.
         Err(error) => {
             session.lost.lose(&error.to_string());
             CommitOutcome::Unknown(error)
         }
-    })
+    }
+}
+
+/// A connection's statement. One that cannot be had takes its connection along: the next commit must not queue behind
+/// whatever keeps this one.
+pub(super) async fn prepared(session: &Session, sql: &str) -> Result<(Client, Statement), StoreError> {
+    let client = session.writers.get().await?;
+    match within(session.patience, client.prepare_cached(sql)).await {
+        Ok(statement) => Ok((client, statement)),
+        Err(error) => {
+            drop(Object::take(client));
+            Err(error)
+        }
+    }
 }
 
 /// The connection is not used again: the statement may still be running on it.

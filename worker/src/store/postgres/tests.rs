@@ -467,7 +467,9 @@ async fn a_change_that_breaks_before_its_commit_never_happened() {
     admin.batch_execute(LOCK_ALL_ROWS).await.unwrap();
     let partition = row("{t}", 0, "").key.partition();
     let rows = vec![row("{t}k", 2, "v")];
-    let broken = store.change(PartitionChange { rows: rows.clone(), ..PartitionChange::none(partition) });
+    // With something to evict it is a transaction of several statements.
+    let evict = vec![(Key::new("{t}x").unwrap().hash(), row("", 1, "").ballot)];
+    let broken = store.change(PartitionChange { rows, evict, ..PartitionChange::none(partition) });
     let terminated = async {
         wait_until_blocked(&admin).await;
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
