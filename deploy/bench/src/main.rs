@@ -28,6 +28,7 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use comfy_table::{Table, presets};
 use tercet_harness::binary::Binary;
+use tercet_harness::exit;
 use tercet_harness::progress::Progress;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -42,25 +43,16 @@ const TICK: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
-    if args.list {
-        println!("{}", list());
-        return ExitCode::SUCCESS;
-    }
     // Built together with programs that speak TLS, the HTTP client wants a provider too. An error: there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match Box::pin(measure(&args)).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(NOT_MEASURED),
-        Err(error) => {
-            eprintln!("tercet-bench: {error:#}");
-            ExitCode::from(NOT_MEASURED)
-        }
-    }
+    exit::code("tercet-bench", NOT_MEASURED, Box::pin(measure(&Args::parse())).await)
 }
 
-/// Whether everything was measured as asked.
-async fn measure(args: &Args) -> anyhow::Result<bool> {
+async fn measure(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.list {
+        println!("{}", list());
+        return Ok(ExitCode::SUCCESS);
+    }
     let (rows, settings) = (args.rows(), args.settings());
     let place = Place {
         dir: args.dir.clone().unwrap_or_else(std::env::temp_dir),
@@ -123,7 +115,10 @@ async fn measure(args: &Args) -> anyhow::Result<bool> {
         draw(path, &machine, &reports).with_context(|| format!("--svg {}", path.display()))?;
     }
     ended?;
-    Ok(whole && reports.iter().all(|report| report.failed.is_empty()))
+    Ok(match whole && reports.iter().all(|report| report.failed.is_empty()) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(NOT_MEASURED),
+    })
 }
 
 fn show(machine: &Machine, reports: &[Report]) {

@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use comfy_table::{Table, presets};
+use tercet_harness::exit;
 use tercet_harness::progress::Progress;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -42,21 +43,14 @@ const OVERHEAD_SECONDS: u64 = 20;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
-    if args.list {
-        println!("{}", list());
-        return ExitCode::SUCCESS;
-    }
-    match Box::pin(try_all(&args)).await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("tercet-faults: {error:#}");
-            ExitCode::from(NOT_TRIED)
-        }
-    }
+    exit::code("tercet-faults", NOT_TRIED, Box::pin(try_all(&Args::parse())).await)
 }
 
 async fn try_all(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.list {
+        println!("{}", list());
+        return Ok(ExitCode::SUCCESS);
+    }
     let kinds = args.kinds();
     let settings = Settings {
         each: args.minutes_per_fault,
