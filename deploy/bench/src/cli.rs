@@ -7,6 +7,7 @@ use clap::Parser;
 
 use crate::load::work::KEYS;
 use crate::rows::{ROWS, Row, Settings};
+use crate::sample::Span;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -73,14 +74,12 @@ impl Args {
         let lasting = Duration::from_secs(self.seconds.into());
         // pgbench knows whole seconds only.
         let warm_up = Duration::from_secs(u64::from(self.seconds).div_ceil(4));
-        let rate = self.rate.map(f64::from);
         Settings {
             rounds: self.rounds.into(),
-            lasting,
-            warm_up,
+            span: Span { warm_up, lasting },
             keys: self.keys,
             many_keys: self.many_keys,
-            rate,
+            rate: self.rate.map(f64::from),
         }
     }
 }
@@ -113,7 +112,8 @@ mod tests {
         let names: Vec<_> = args.rows().iter().map(|row| row.name).collect();
         assert_eq!(names, ["add", "set"]);
         let settings = args.settings();
-        assert_eq!((settings.lasting, settings.warm_up), (Duration::from_secs(2), Duration::from_secs(1)));
+        let span = Span { warm_up: Duration::from_secs(1), lasting: Duration::from_secs(2) };
+        assert_eq!(settings.span, span);
         assert_eq!((settings.rounds, settings.rate), (3, Some(500.0)));
     }
 

@@ -5,6 +5,14 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+/// How long something is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Span {
+    /// Of the same work, before it counts.
+    pub(crate) warm_up: Duration,
+    pub(crate) lasting: Duration,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Sample {
     /// How long was measured.

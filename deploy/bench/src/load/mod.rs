@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use self::work::{Source, Work};
-use crate::sample::{self, Latency, Sample};
+use crate::sample::{self, Latency, Sample, Span};
 
 /// In which the last answers must come.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
@@ -187,16 +187,11 @@ async fn run(shared: Arc<Shared>, clients: usize) -> anyhow::Result<Sections> {
 }
 
 /// One closed loop, from its warm-up to its end.
-pub(crate) async fn measure(
-    at: SocketAddr,
-    work: Work,
-    warm_up: Duration,
-    lasting: Duration,
-) -> anyhow::Result<Sample> {
+pub(crate) async fn measure(at: SocketAddr, work: Work, span: Span) -> anyhow::Result<Sample> {
     let mut load = Load::start(at, work)?;
-    tokio::time::sleep(warm_up).await;
+    tokio::time::sleep(span.warm_up).await;
     load.section();
-    tokio::time::sleep(lasting).await;
+    tokio::time::sleep(span.lasting).await;
     load.finish().await?.pop().context("one section was begun")
 }
 

@@ -26,7 +26,7 @@ use super::client::{CONNECT_DEADLINE, READ_BYTES};
 use super::wire::{Reply, Scan, scan};
 use super::work::{Source, Work};
 use super::{DRAIN_DEADLINE, Seen};
-use crate::sample::{Latency, Sample};
+use crate::sample::{Latency, Sample, Span};
 
 /// What may wait for a server that does not read, of all connections together.
 const PENDING_BYTES_MAX: usize = 256 << 20;
@@ -61,14 +61,14 @@ struct Schedule {
 }
 
 impl Schedule {
-    fn new(start: Instant, rate: f64, connections: usize, warm_up: Duration, lasting: Duration) -> Self {
+    fn new(start: Instant, rate: f64, connections: usize, span: Span) -> Self {
         let count = |time: Duration| (time.as_secs_f64() * rate) as u64;
         Self {
             start,
             interval: Duration::from_secs_f64(1.0 / rate),
             connections: connections as u64,
-            total: count(warm_up + lasting),
-            first: count(warm_up),
+            total: count(span.warm_up + span.lasting),
+            first: count(span.warm_up),
         }
     }
 
@@ -94,28 +94,16 @@ impl Schedule {
 }
 
 /// Offers `rate` commands per second, over `work.clients` connections.
-pub(crate) async fn measure(
-    at: SocketAddr,
-    work: Work,
-    rate: f64,
-    warm_up: Duration,
-    lasting: Duration,
-) -> anyhow::Result<Outcome> {
+pub(crate) async fn measure(at: SocketAddr, work: Work, rate: f64, span: Span) -> anyhow::Result<Outcome> {
     ensure!(rate >= 1.0, "a rate below 1 per second");
     let task = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(run(at, work, rate, warm_up, lasting))
+        runtime.block_on(run(at, work, rate, span))
     };
     tokio::task::spawn_blocking(task).await.context("the open loop failed")?
 }
 
-async fn run(
-    at: SocketAddr,
-    work: Work,
-    rate: f64,
-    warm_up: Duration,
-    lasting: Duration,
-) -> anyhow::Result<Outcome> {
+async fn run(at: SocketAddr, work: Work, rate: f64, span: Span) -> anyhow::Result<Outcome> {
     let (mut readers, mut writers) = (Vec::new(), Vec::new());
     for _ in 0..work.clients {
         let connecting = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(at)).await;
@@ -126,7 +114,7 @@ async fn run(
         writers.push(stream.try_clone()?);
         readers.push(TcpStream::from_std(stream)?);
     }
-    let schedule = Schedule::new(Instant::now() + LEAD, rate, work.clients, warm_up, lasting);
+    let schedule = Schedule::new(Instant::now() + LEAD, rate, work.clients, span);
     let over = Arc::new(AtomicBool::new(false));
     let sender = {
         let over = over.clone();
@@ -151,7 +139,7 @@ async fn run(
         return Err(error);
     }
     let counted = (schedule.total - schedule.first) as f64;
-    let seconds = lasting.as_secs_f64();
+    let seconds = span.lasting.as_secs_f64();
     Ok(Outcome {
         offered: counted / seconds,
         sample: Sample {
@@ -299,7 +287,7 @@ mod tests {
     #[test]
     fn every_command_is_due_once_and_its_reader_knows_when() {
         let start = Instant::now();
-        let schedule = Schedule::new(start, 10.0, 3, SECOND, 2 * SECOND);
+        let schedule = Schedule::new(start, 10.0, 3, Span { warm_up: SECOND, lasting: 2 * SECOND });
         assert_eq!((schedule.total, schedule.first), (30, 10));
         let mut numbers: Vec<u64> =
             (0..3).flat_map(|connection| (0..).map_while(move |k| schedule.number(connection, k))).collect();
@@ -311,7 +299,7 @@ mod tests {
     #[test]
     fn as_many_are_due_as_time_has_passed() {
         let start = Instant::now() + SECOND;
-        let schedule = Schedule::new(start, 10.0, 3, SECOND, SECOND);
+        let schedule = Schedule::new(start, 10.0, 3, Span { warm_up: SECOND, lasting: SECOND });
         let due = |ms| schedule.until(start + Duration::from_millis(ms));
         assert_eq!(schedule.until(start - SECOND / 2), 0);
         assert_eq!([due(0), due(99), due(100), due(60_000)], [1, 1, 2, 20]);
@@ -341,7 +329,8 @@ mod tests {
         });
         let work = Work { keys: 1, ..Work::new(super::super::work::Command::Get, 1, 1, 8) };
         let rate = PER_SECOND as f64;
-        let outcome = measure(at, work, rate, Duration::ZERO, SECOND).await.unwrap();
+        let span = Span { warm_up: Duration::ZERO, lasting: SECOND };
+        let outcome = measure(at, work, rate, span).await.unwrap();
         server.abort();
         let seen = outcome.sample.latency.unwrap();
         // The first waited until the last of the stalled was due; half of all were due meanwhile.

@@ -59,7 +59,7 @@ impl Bench<'_> {
         for n in 1..=self.settings.rounds {
             for kind in &kinds {
                 let Some(system) = self.running.get(kind) else { continue };
-                let sample = system.measure(work, self.settings.warm_up, self.settings.lasting).await?;
+                let sample = system.measure(work, self.settings.span).await?;
                 let value = measure.of(&sample, work).unwrap_or(f64::NAN);
                 let unit = measure.unit();
                 self.progress.say(&format!("{} {n}: {}: {value:.2} {unit}", report.row, kind.name()));

@@ -22,15 +22,15 @@ impl Bench<'_> {
         system.check_durable().await?;
         system.fill(work).await?;
         let System::Tercet(tercet) = &*system else { anyhow::bail!("this row is about Tercet") };
-        let (warm_up, lasting) = (self.settings.warm_up, self.settings.lasting);
+        let span = self.settings.span;
         let (closed, opened) = ("peak", "half of it");
         let mut peaks = Vec::new();
         for n in 1..=self.settings.rounds {
-            let peak = system.measure(work, warm_up, lasting).await?;
+            let peak = system.measure(work, span).await?;
             peaks.push(peak.per_second);
             let rate = self.settings.rate.unwrap_or(peak.per_second * HALF);
             report.sample(closed, peak);
-            let outcome = open::measure(tercet.resp(), work, rate, warm_up, lasting).await?;
+            let outcome = open::measure(tercet.resp(), work, rate, span).await?;
             self.progress.say(&format!("{} {n}: {}", report.row, say(&outcome)));
             let lost = outcome.refused + outcome.unanswered;
             if lost > 0 {
@@ -48,7 +48,7 @@ impl Bench<'_> {
         report.ratio(&p99, &median, Some(target));
         let peak = crate::figure::Spread::of(&peaks).context("there were rounds")?.median;
         for part in LOADS {
-            let outcome = open::measure(tercet.resp(), work, peak * part, warm_up, lasting).await?;
+            let outcome = open::measure(tercet.resp(), work, peak * part, span).await?;
             self.progress.say(&format!("{}: {}", report.row, say(&outcome)));
             report.curve.push(outcome);
         }

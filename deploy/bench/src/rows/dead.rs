@@ -23,12 +23,12 @@ impl Bench<'_> {
             tercet.check_durable().await?;
             load::fill(tercet.resp(), work).await?;
             let mut load = Load::start(tercet.resp(), work)?;
-            tokio::time::sleep(self.settings.warm_up).await;
+            tokio::time::sleep(self.settings.span.warm_up).await;
             load.section();
-            tokio::time::sleep(self.settings.lasting).await;
+            tokio::time::sleep(self.settings.span.lasting).await;
             load.section();
             tercet.tercet(&["node", "kill", "w4"]).await?;
-            tokio::time::sleep(self.settings.lasting).await;
+            tokio::time::sleep(self.settings.span.lasting).await;
             let samples = load.finish().await?;
             ensure!(samples.len() == 2, "two sections were begun");
             self.progress.say(&format!(

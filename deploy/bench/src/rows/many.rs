@@ -22,7 +22,7 @@ impl Bench<'_> {
         }
         for n in 1..=self.settings.rounds {
             for (name, system, work) in &both {
-                let sample = system.measure(*work, self.settings.warm_up, self.settings.lasting).await?;
+                let sample = system.measure(*work, self.settings.span).await?;
                 self.progress.say(&format!("{} {n}: {name}: {:.0}/s", report.row, sample.per_second));
                 report.sample(name, sample);
             }

@@ -16,7 +16,7 @@ use self::moving::Change;
 use crate::figure::{Figure, Ratio, Target};
 use crate::load::open::Outcome;
 use crate::load::work::{Command, VALUE_BYTES, Work};
-use crate::sample::Sample;
+use crate::sample::{Sample, Span};
 use crate::systems::{Kind, Place, System};
 
 /// One line of the table.
@@ -111,8 +111,8 @@ const fn moving(name: &'static str, says: &'static str, change: Change) -> Row {
 pub(crate) struct Settings {
     pub(crate) rounds: usize,
     /// Of each measurement.
-    pub(crate) lasting: Duration,
-    pub(crate) warm_up: Duration,
+    #[serde(flatten)]
+    pub(crate) span: Span,
     /// Stored before anything is measured; fewer if values are large.
     pub(crate) keys: u64,
     /// Stored where many are.
@@ -137,7 +137,7 @@ impl Row {
     pub(crate) fn estimate(&self, settings: &Settings) -> Duration {
         const START: Duration = Duration::from_secs(8);
         const STORED_PER_START: u64 = 200_000;
-        let one = settings.warm_up + settings.lasting;
+        let one = settings.span.warm_up + settings.span.lasting;
         let (starts, measurements) = match &self.does {
             Does::Compare { .. } => (1, self.systems().len() * settings.rounds),
             Does::OneDead(_) => (settings.rounds, 2 * settings.rounds),

@@ -105,9 +105,9 @@ impl Bench<'_> {
         tercet.check_durable().await?;
         load::fill(tercet.resp(), work).await?;
         let mut load = Load::start(tercet.resp(), work)?;
-        tokio::time::sleep(self.settings.warm_up).await;
+        tokio::time::sleep(self.settings.span.warm_up).await;
         let steady = load.section();
-        tokio::time::sleep(self.settings.lasting).await;
+        tokio::time::sleep(self.settings.span.lasting).await;
         load.section();
         let before = Moved::of(&tercet.metrics().await?);
         let begun = async {

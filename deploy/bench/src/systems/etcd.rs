@@ -29,7 +29,7 @@ use super::Place;
 use super::command::{command, end};
 use super::durable::refusal;
 use crate::load::work::{Command, Work, random_text};
-use crate::sample::{self, Latency, Sample};
+use crate::sample::{self, Latency, Sample, Span};
 
 const PROGRAM: &str = "etcd";
 const MEMBERS: usize = 3;
@@ -150,20 +150,15 @@ impl Etcd {
         Ok(())
     }
 
-    pub(super) async fn measure(
-        &self,
-        work: Work,
-        warm_up: Duration,
-        lasting: Duration,
-    ) -> anyhow::Result<Sample> {
+    pub(super) async fn measure(&self, work: Work, span: Span) -> anyhow::Result<Sample> {
         let task = Task::new(work, None);
         let (mut seconds, mut done) = (0.0, 0);
         let histogram = self
             .run(task, async |task| {
-                tokio::time::sleep(warm_up).await;
+                tokio::time::sleep(span.warm_up).await;
                 let (begun, before) = (Instant::now(), task.done.load(Ordering::Relaxed));
                 task.counts.store(true, Ordering::Relaxed);
-                tokio::time::sleep(lasting).await;
+                tokio::time::sleep(span.lasting).await;
                 task.counts.store(false, Ordering::Relaxed);
                 done = task.done.load(Ordering::Relaxed) - before;
                 seconds = begun.elapsed().as_secs_f64();

@@ -17,7 +17,6 @@ pub(crate) mod tercet;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Serialize;
 use tercet_harness::binary::Binary;
@@ -28,7 +27,7 @@ use self::redis::Redis;
 use self::tercet::Tercet;
 use crate::load;
 use crate::load::work::Work;
-use crate::sample::Sample;
+use crate::sample::{Sample, Span};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -101,17 +100,12 @@ impl System {
         }
     }
 
-    pub(crate) async fn measure(
-        &self,
-        work: Work,
-        warm_up: Duration,
-        lasting: Duration,
-    ) -> anyhow::Result<Sample> {
+    pub(crate) async fn measure(&self, work: Work, span: Span) -> anyhow::Result<Sample> {
         match self {
-            Self::Tercet(tercet) => load::measure(tercet.resp(), work, warm_up, lasting).await,
-            Self::Redis(redis) => load::measure(redis.resp(), work, warm_up, lasting).await,
-            Self::Postgres(postgres) => postgres.measure(work, warm_up, lasting).await,
-            Self::Etcd(etcd) => etcd.measure(work, warm_up, lasting).await,
+            Self::Tercet(tercet) => load::measure(tercet.resp(), work, span).await,
+            Self::Redis(redis) => load::measure(redis.resp(), work, span).await,
+            Self::Postgres(postgres) => postgres.measure(work, span).await,
+            Self::Etcd(etcd) => etcd.measure(work, span).await,
         }
     }
 

@@ -19,7 +19,7 @@ use super::command::{command, end, finish};
 use super::durable::{self, Promise, connect};
 use super::pgbench;
 use crate::load::work::{self, HOT_KEY, Work};
-use crate::sample::{self, Latency, Sample};
+use crate::sample::{self, Latency, Sample, Span};
 
 const USER: &str = "bench";
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -249,20 +249,15 @@ impl Postgres {
         Ok(())
     }
 
-    pub(super) async fn measure(
-        &self,
-        work: Work,
-        warm_up: Duration,
-        lasting: Duration,
-    ) -> anyhow::Result<Sample> {
+    pub(super) async fn measure(&self, work: Work, span: Span) -> anyhow::Result<Sample> {
         let dir = tempfile::tempdir()?;
         let script = dir.path().join("script.sql");
         std::fs::write(&script, pgbench::script(&work)?)?;
         let value = work::random_text(&mut rand::rng(), work.value_bytes);
-        self.pgbench(&work, &value, &script, warm_up, None).await?;
+        self.pgbench(&work, &value, &script, span.warm_up, None).await?;
         // Only where a client waits for every answer alone does a log cost nothing.
         let log = (work.clients == 1).then(|| dir.path().join("log"));
-        let output = self.pgbench(&work, &value, &script, lasting, log.as_deref()).await?;
+        let output = self.pgbench(&work, &value, &script, span.lasting, log.as_deref()).await?;
         let per_second = pgbench::per_second(&output)?;
         let mut latency = None;
         if log.is_some() {
@@ -276,7 +271,7 @@ impl Postgres {
             ensure!(!histogram.is_empty(), "pgbench's log is empty");
             latency = Some(Latency::of(&histogram));
         }
-        Ok(Sample { seconds: lasting.as_secs_f64(), per_second, latency, ..Sample::default() })
+        Ok(Sample { seconds: span.lasting.as_secs_f64(), per_second, latency, ..Sample::default() })
     }
 
     /// What it wrote.
