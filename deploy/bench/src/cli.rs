@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
 
 use crate::load::work::KEYS;
 use crate::rows::{ROWS, Row, Settings};
@@ -27,8 +28,9 @@ Examples:
 )]
 pub(crate) struct Args {
     /// Only these rows [default: all]
-    #[arg(long, value_name = "ROW,…", value_delimiter = ',', value_parser = row)]
-    pub(crate) only: Vec<&'static str>,
+    #[arg(long, value_name = "ROW,…", value_delimiter = ',', hide_possible_values = true,
+          value_parser = PossibleValuesParser::new(ROWS.iter().map(|row| row.name)))]
+    pub(crate) only: Vec<String>,
     /// How often each system takes its turn
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) rounds: u16,
@@ -67,7 +69,8 @@ pub(crate) struct Args {
 impl Args {
     /// The rows that are wanted, in the order of the table.
     pub(crate) fn rows(&self) -> Vec<&'static Row> {
-        ROWS.iter().filter(|row| self.only.is_empty() || self.only.contains(&row.name)).collect()
+        let wanted = |row: &&Row| self.only.is_empty() || self.only.iter().any(|name| name == row.name);
+        ROWS.iter().filter(wanted).collect()
     }
 
     pub(crate) fn settings(&self) -> Settings {
@@ -82,12 +85,6 @@ impl Args {
             rate: self.rate.map(f64::from),
         }
     }
-}
-
-fn row(text: &str) -> Result<&'static str, String> {
-    let names = || ROWS.iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
-    let row = ROWS.iter().find(|row| row.name == text);
-    row.map(|row| row.name).ok_or_else(|| format!("one of {}", names()))
 }
 
 #[cfg(test)]

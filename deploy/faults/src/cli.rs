@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
 
 use crate::faults::{KINDS, Kind};
 
@@ -27,8 +28,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MINUTES", default_value = "5", value_parser = minutes)]
     pub(crate) minutes_per_fault: Duration,
     /// Only these kinds of fault [default: all]
-    #[arg(long, value_name = "FAULT,…", value_delimiter = ',', value_parser = kind)]
-    pub(crate) only: Vec<&'static str>,
+    #[arg(long, value_name = "FAULT,…", value_delimiter = ',', hide_possible_values = true,
+          value_parser = PossibleValuesParser::new(KINDS.iter().map(|kind| kind.name)))]
+    pub(crate) only: Vec<String>,
     /// Decides what clients send, and which fault comes when and where [default: a new one each time]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
@@ -56,7 +58,8 @@ pub(crate) struct Args {
 impl Args {
     /// The kinds that are wanted, in the order of the table.
     pub(crate) fn kinds(&self) -> Vec<&'static Kind> {
-        KINDS.iter().filter(|kind| self.only.is_empty() || self.only.contains(&kind.name)).collect()
+        let wanted = |kind: &&Kind| self.only.is_empty() || self.only.iter().any(|name| name == kind.name);
+        KINDS.iter().filter(wanted).collect()
     }
 }
 
@@ -68,11 +71,6 @@ fn minutes(text: &str) -> Result<Duration, String> {
         true => Ok(Duration::from_secs_f64(minutes * 60.0)),
         false => Err(format!("more than 0 and at most {MINUTES_MAX}")),
     }
-}
-
-fn kind(text: &str) -> Result<&'static str, String> {
-    let names = || KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
-    Kind::named(text).map(|kind| kind.name).ok_or_else(|| format!("one of {}", names()))
 }
 
 #[cfg(test)]

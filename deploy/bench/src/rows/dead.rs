@@ -7,7 +7,6 @@ use super::{Bench, CLIENTS, Report};
 use crate::figure::Target;
 use crate::load::work::{Command, VALUE_BYTES, Work};
 use crate::load::{self, Load};
-use crate::sample::Sample;
 use crate::systems::{Kind, System};
 
 const ALIVE: &str = "all alive";
@@ -41,13 +40,7 @@ impl Bench<'_> {
             tercet.check_durable().await?;
             tercet.end().await?;
         }
-        let per_second = |sample: &Sample| Some(sample.per_second);
-        let alive = report.figure(ALIVE, "1/s", per_second);
-        let dead = report.figure(DEAD, "1/s", per_second);
-        report.ratio(&dead, &alive, Some(target));
-        let p99 = |sample: &Sample| Some(sample.latency?.p99_us as f64 / 1e3);
-        report.figure(ALIVE, "ms (p99)", p99);
-        report.figure(DEAD, "ms (p99)", p99);
+        report.kept(ALIVE, DEAD, target);
         Ok(())
     }
 }

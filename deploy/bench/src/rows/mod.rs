@@ -187,6 +187,17 @@ impl Report {
         figure
     }
 
+    /// Throughput and latency of two samples, and what the second keeps of the first's throughput.
+    fn kept(&mut self, before: &str, during: &str, target: Target) {
+        let per_second = |sample: &Sample| Some(sample.per_second);
+        let p99 = |sample: &Sample| Some(sample.latency?.p99_us as f64 / 1e3);
+        let whole = self.figure(before, "1/s", per_second);
+        let left = self.figure(during, "1/s", per_second);
+        self.ratio(&left, &whole, Some(target));
+        self.figure(before, "ms (p99)", p99);
+        self.figure(during, "ms (p99)", p99);
+    }
+
     fn ratio(&mut self, of: &Figure, to: &Figure, target: Option<Target>) {
         match Ratio::of_pairs(of, to, target) {
             Some(ratio) => self.ratios.push(ratio),

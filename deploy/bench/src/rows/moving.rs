@@ -86,13 +86,7 @@ impl Bench<'_> {
             keys.push(moved.rows / lasted);
             megabytes.push(moved.bytes / 1e6 / lasted);
         }
-        let per_second = |sample: &Sample| Some(sample.per_second);
-        let steady = report.figure(STEADY, "1/s", per_second);
-        let moving = report.figure(MOVING, "1/s", per_second);
-        report.ratio(&moving, &steady, Some(target));
-        let p99 = |sample: &Sample| Some(sample.latency?.p99_us as f64 / 1e3);
-        report.figure(STEADY, "ms (p99)", p99);
-        report.figure(MOVING, "ms (p99)", p99);
+        report.kept(STEADY, MOVING, target);
         report.figures.push(Figure::new("duration", "s", seconds));
         report.figures.push(Figure::new("keys moved", "1/s", keys));
         report.figures.push(Figure::new("data moved", "MB/s", megabytes));

@@ -229,10 +229,6 @@ pub(crate) static KINDS: &[Kind] = &[
 ];
 
 impl Kind {
-    pub(crate) fn named(name: &str) -> Option<&'static Self> {
-        KINDS.iter().find(|kind| kind.name == name)
-    }
-
     /// What happens to whom in the next round, and for how long.
     pub(crate) fn draw(&self, rng: &mut StdRng, workers: &[String]) -> (Box<dyn Fault>, Duration) {
         let fault = (self.draw)(rng, workers);
@@ -273,7 +269,6 @@ mod tests {
         assert_eq!(names.len(), KINDS.len());
         for kind in KINDS {
             assert!(!kind.does.is_empty() && !kind.undone.is_empty(), "{}", kind.name);
-            assert!(Kind::named(kind.name).is_some());
         }
     }
 
