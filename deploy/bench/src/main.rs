@@ -43,8 +43,6 @@ const TICK: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // Built together with programs that speak TLS, the HTTP client wants a provider too. An error: there is one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     exit::code("tercet-bench", NOT_MEASURED, Box::pin(measure(&Args::parse())).await)
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use tercet_harness::http;
 use tercet_harness::up::Up;
 use tokio::time::Instant;
 
@@ -29,7 +30,7 @@ pub(crate) struct Tercet {
 impl Tercet {
     pub(crate) async fn start(place: &Place, workers: u16) -> anyhow::Result<Self> {
         let up = Up::start(&place.tercet, workers, &place.dir, "tercet-").await?;
-        let http = reqwest::Client::builder().timeout(HTTP_TIMEOUT).build()?;
+        let http = http::builder().timeout(HTTP_TIMEOUT).build()?;
         let tercet = Self { up, http, filled: Vec::new() };
         tercet.wait(WHOLE_DEADLINE, "it is whole", Status::is_whole).await?;
         Ok(tercet)

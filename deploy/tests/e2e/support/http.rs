@@ -38,11 +38,9 @@ impl Answer {
 }
 
 pub(crate) fn client() -> reqwest::Client {
-    // The process has one provider of TLS, which plain HTTP needs too before a client can be built.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     // A connection lives in the runtime of one test, the client is shared by several: none is kept.
-    let builder = reqwest::Client::builder().pool_max_idle_per_host(0);
-    builder.no_proxy().tls_certs_only([]).timeout(DEADLINE).build().expect("a plain client")
+    let builder = tercet_harness::http::builder().pool_max_idle_per_host(0);
+    builder.timeout(DEADLINE).build().expect("a plain client")
 }
 
 pub(crate) async fn send(request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
