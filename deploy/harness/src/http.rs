@@ -1,10 +1,9 @@
 //! Plain HTTP to the parts of a cluster.
 
-/// For a client that goes to parts on this machine: without a proxy, and without certificates, which a bare container may
-/// not even have.
+/// For a client that goes to parts on this machine, without a proxy.
 pub fn builder() -> reqwest::ClientBuilder {
-    // The process has one provider of TLS, which plain HTTP needs too before a client can be built. An error means that
-    // one is installed already.
+    // Built together with programs that speak TLS, plain HTTP wants a provider of it too before a client can be built. An
+    // error means that one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().no_proxy().tls_certs_only([])
+    reqwest::Client::builder().no_proxy()
 }

@@ -7,7 +7,8 @@
 //!
 //! The times are fixed beforehand: of `C` connections, the k-th command of connection `i` is due `(k·C + i) / rate` after
 //! the start. So whoever reads the k-th answer knows when it was due, and nobody has to be told. One thread does nothing
-//! but send: a timer of the runtime is a millisecond coarse, a sleeping thread some 60 µs, which count as latency.
+//! but send: a timer of the runtime is a millisecond coarse, a sleeping thread some 60 µs, which count as latency. What a
+//! server does not take yet is only written once it does, so that a flood costs the generator no memory.
 
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
@@ -28,12 +29,31 @@ use super::work::{Source, Work};
 use super::{DRAIN_DEADLINE, Seen};
 use crate::sample::{Latency, Sample, Span};
 
-/// What may wait for a server that does not read, of all connections together.
-const PENDING_BYTES_MAX: usize = 256 << 20;
+/// Of a connection, written at a time.
+const SEND_BYTES: usize = 16 << 10;
 /// Between two looks at whether something is due.
 const NAP_MAX: Duration = Duration::from_millis(5);
+/// Between two looks at whether a server takes more.
+const RETRY: Duration = Duration::from_millis(1);
 /// So that everything is set up when the first command is due.
 const LEAD: Duration = Duration::from_millis(50);
+
+/// What an open loop asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer {
+    /// Commands per second.
+    pub(crate) rate: f64,
+    pub(crate) span: Span,
+    /// For answers, once everything is due; then clients hang up.
+    pub(crate) patience: Duration,
+}
+
+impl Offer {
+    /// With time for every answer.
+    pub(crate) fn new(rate: f64, span: Span) -> Self {
+        Self { rate, span, patience: DRAIN_DEADLINE }
+    }
+}
 
 /// What an open loop showed.
 #[derive(Clone, Debug, Serialize)]
@@ -44,7 +64,7 @@ pub(crate) struct Outcome {
     pub(crate) sample: Sample,
     /// Refused as BUSY.
     pub(crate) refused: u64,
-    /// Without an answer within seconds.
+    /// Without an answer when the clients hung up.
     pub(crate) unanswered: u64,
 }
 
@@ -61,7 +81,7 @@ struct Schedule {
 }
 
 impl Schedule {
-    fn new(start: Instant, rate: f64, connections: usize, span: Span) -> Self {
+    fn new(start: Instant, Offer { rate, span, .. }: Offer, connections: usize) -> Self {
         let count = |time: Duration| (time.as_secs_f64() * rate) as u64;
         Self {
             start,
@@ -93,17 +113,17 @@ impl Schedule {
     }
 }
 
-/// Offers `rate` commands per second, over `work.clients` connections.
-pub(crate) async fn measure(at: SocketAddr, work: Work, rate: f64, span: Span) -> anyhow::Result<Outcome> {
-    ensure!(rate >= 1.0, "a rate below 1 per second");
+/// Over `work.clients` connections.
+pub(crate) async fn measure(at: SocketAddr, work: Work, offer: Offer) -> anyhow::Result<Outcome> {
+    ensure!(offer.rate >= 1.0, "a rate below 1 per second");
     let task = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(run(at, work, rate, span))
+        runtime.block_on(run(at, work, offer))
     };
     tokio::task::spawn_blocking(task).await.context("the open loop failed")?
 }
 
-async fn run(at: SocketAddr, work: Work, rate: f64, span: Span) -> anyhow::Result<Outcome> {
+async fn run(at: SocketAddr, work: Work, offer: Offer) -> anyhow::Result<Outcome> {
     let (mut readers, mut writers) = (Vec::new(), Vec::new());
     for _ in 0..work.clients {
         let connecting = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(at)).await;
@@ -114,14 +134,14 @@ async fn run(at: SocketAddr, work: Work, rate: f64, span: Span) -> anyhow::Resul
         writers.push(stream.try_clone()?);
         readers.push(TcpStream::from_std(stream)?);
     }
-    let schedule = Schedule::new(Instant::now() + LEAD, rate, work.clients, span);
+    let schedule = Schedule::new(Instant::now() + LEAD, offer, work.clients);
     let over = Arc::new(AtomicBool::new(false));
     let sender = {
         let over = over.clone();
         std::thread::spawn(move || send(&schedule, work, writers, &over))
     };
     let mut all = JoinSet::new();
-    let deadline = tokio::time::Instant::from_std(schedule.due(schedule.total) + DRAIN_DEADLINE);
+    let deadline = tokio::time::Instant::from_std(schedule.due(schedule.total) + offer.patience);
     for (connection, stream) in readers.into_iter().enumerate() {
         all.spawn(read(schedule, connection as u64, stream, deadline));
     }
@@ -139,7 +159,7 @@ async fn run(at: SocketAddr, work: Work, rate: f64, span: Span) -> anyhow::Resul
         return Err(error);
     }
     let counted = (schedule.total - schedule.first) as f64;
-    let seconds = span.lasting.as_secs_f64();
+    let seconds = offer.span.lasting.as_secs_f64();
     Ok(Outcome {
         offered: counted / seconds,
         sample: Sample {
@@ -158,57 +178,83 @@ async fn run(at: SocketAddr, work: Work, rate: f64, span: Span) -> anyhow::Resul
 fn send(
     schedule: &Schedule,
     work: Work,
-    mut connections: Vec<std::net::TcpStream>,
+    connections: Vec<std::net::TcpStream>,
     over: &AtomicBool,
 ) -> anyhow::Result<()> {
     let source = Source::endless(work);
-    let (mut rng, mut key) = (rand::make_rng(), Vec::new());
-    let mut pending: Vec<Pending> = connections.iter().map(|_| Pending::default()).collect();
-    let mut next = 0;
+    let mut rng = rand::make_rng();
+    let mut senders: Vec<Sender> = (0..).zip(connections).map(|(n, to)| Sender::new(n, to)).collect();
     while !over.load(Ordering::Relaxed) {
         let due = schedule.until(Instant::now());
-        for number in next..due {
-            let to = &mut pending[(number % schedule.connections) as usize];
-            source.next(&mut to.bytes, &mut key, &mut rng);
+        let mut waits = false;
+        for sender in &mut senders {
+            waits |= !sender.send(schedule, due, |out, key| {
+                source.next(out, key, &mut rng);
+            })?;
         }
-        next = due;
-        let mut waiting = 0;
-        for (pending, connection) in pending.iter_mut().zip(&mut connections) {
-            pending.flush(connection)?;
-            waiting += pending.bytes.len() - pending.sent;
-        }
-        ensure!(waiting <= PENDING_BYTES_MAX, "the server does not read: {waiting} bytes wait");
-        if next == schedule.total && waiting == 0 {
+        if due == schedule.total && !waits {
             return Ok(());
         }
-        let nap = schedule.due(next).saturating_duration_since(Instant::now()).min(NAP_MAX);
-        // Something that waits for the server is tried again soon.
-        std::thread::sleep(if waiting > 0 { nap.min(Duration::from_millis(1)) } else { nap });
+        let nap = schedule.due(due).saturating_duration_since(Instant::now()).min(NAP_MAX);
+        std::thread::sleep(if waits { nap.min(RETRY) } else { nap });
     }
     Ok(())
 }
 
-/// What a connection has not taken yet.
-#[derive(Default)]
-struct Pending {
+/// The sending half of a connection.
+struct Sender {
+    number: u64,
+    to: std::net::TcpStream,
+    /// How many of its commands were written out.
+    written: u64,
     bytes: Vec<u8>,
+    /// Of `bytes`.
     sent: usize,
+    key: Vec<u8>,
 }
 
-impl Pending {
-    fn flush(&mut self, connection: &mut std::net::TcpStream) -> anyhow::Result<()> {
+impl Sender {
+    fn new(number: u64, to: std::net::TcpStream) -> Self {
+        Self { number, to, written: 0, bytes: Vec::new(), sent: 0, key: Vec::new() }
+    }
+
+    /// Sends its commands below the number `due`; `false`: the server does not take all of them now.
+    fn send(
+        &mut self,
+        schedule: &Schedule,
+        due: u64,
+        mut write: impl FnMut(&mut Vec<u8>, &mut Vec<u8>),
+    ) -> anyhow::Result<bool> {
+        loop {
+            while self.bytes.len() < SEND_BYTES
+                && schedule.number(self.number, self.written).is_some_and(|number| number < due)
+            {
+                write(&mut self.bytes, &mut self.key);
+                self.written += 1;
+            }
+            if self.bytes.is_empty() {
+                return Ok(true);
+            }
+            if !self.flush()? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// `false`: the server does not take all of it now.
+    fn flush(&mut self) -> anyhow::Result<bool> {
         while self.sent < self.bytes.len() {
-            match connection.write(&self.bytes[self.sent..]) {
+            match self.to.write(&self.bytes[self.sent..]) {
                 Ok(0) => bail!("the server closed the connection"),
                 Ok(bytes) => self.sent += bytes,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context("sending"),
             }
         }
         self.bytes.clear();
         self.sent = 0;
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -287,7 +333,8 @@ mod tests {
     #[test]
     fn every_command_is_due_once_and_its_reader_knows_when() {
         let start = Instant::now();
-        let schedule = Schedule::new(start, 10.0, 3, Span { warm_up: SECOND, lasting: 2 * SECOND });
+        let schedule =
+            Schedule::new(start, Offer::new(10.0, Span { warm_up: SECOND, lasting: 2 * SECOND }), 3);
         assert_eq!((schedule.total, schedule.first), (30, 10));
         let mut numbers: Vec<u64> =
             (0..3).flat_map(|connection| (0..).map_while(move |k| schedule.number(connection, k))).collect();
@@ -299,7 +346,7 @@ mod tests {
     #[test]
     fn as_many_are_due_as_time_has_passed() {
         let start = Instant::now() + SECOND;
-        let schedule = Schedule::new(start, 10.0, 3, Span { warm_up: SECOND, lasting: SECOND });
+        let schedule = Schedule::new(start, Offer::new(10.0, Span { warm_up: SECOND, lasting: SECOND }), 3);
         let due = |ms| schedule.until(start + Duration::from_millis(ms));
         assert_eq!(schedule.until(start - SECOND / 2), 0);
         assert_eq!([due(0), due(99), due(100), due(60_000)], [1, 1, 2, 20]);
@@ -328,13 +375,30 @@ mod tests {
             }
         });
         let work = Work { keys: 1, ..Work::new(super::super::work::Command::Get, 1, 1, 8) };
-        let rate = PER_SECOND as f64;
         let span = Span { warm_up: Duration::ZERO, lasting: SECOND };
-        let outcome = measure(at, work, rate, span).await.unwrap();
+        let outcome = measure(at, work, Offer::new(PER_SECOND as f64, span)).await.unwrap();
         server.abort();
         let seen = outcome.sample.latency.unwrap();
         // The first waited until the last of the stalled was due; half of all were due meanwhile.
         assert!(seen.max_us >= 490_000 && seen.p99_us >= 480_000, "{seen:?}");
         assert_eq!((outcome.sample.failures, outcome.unanswered), (0, 0));
+    }
+
+    /// A server that never reads: the clients hang up in time, and have held little.
+    #[tokio::test]
+    async fn what_a_server_does_not_take_is_not_written() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_deaf, _) = listener.accept().unwrap();
+        to.set_nonblocking(true).unwrap();
+        let schedule = Schedule::new(
+            Instant::now(),
+            Offer::new(1e9, Span { warm_up: Duration::ZERO, lasting: SECOND }),
+            1,
+        );
+        let mut sender = Sender::new(0, to);
+        let whole = sender.send(&schedule, schedule.total, |out, _| out.extend_from_slice(&[b'x'; 1000]));
+        assert!(!whole.unwrap());
+        assert!(sender.written > 0 && sender.bytes.len() < SEND_BYTES + 1000, "{}", sender.bytes.len());
     }
 }

@@ -5,7 +5,7 @@ use anyhow::Context;
 
 use super::{Bench, CLIENTS, Report};
 use crate::figure::Target;
-use crate::load::open::{self, Outcome};
+use crate::load::open::{self, Offer, Outcome};
 use crate::load::work::{Command, VALUE_BYTES, Work};
 use crate::sample::Sample;
 use crate::systems::{Kind, System};
@@ -30,7 +30,7 @@ impl Bench<'_> {
             peaks.push(peak.per_second);
             let rate = self.settings.rate.unwrap_or(peak.per_second * HALF);
             report.sample(closed, peak);
-            let outcome = open::measure(tercet.resp(), work, rate, span).await?;
+            let outcome = open::measure(tercet.resp(), work, Offer::new(rate, span)).await?;
             self.progress.say(&format!("{} {n}: {}", report.row, say(&outcome)));
             let lost = outcome.refused + outcome.unanswered;
             if lost > 0 {
@@ -48,7 +48,7 @@ impl Bench<'_> {
         report.ratio(&p99, &median, Some(target));
         let peak = crate::figure::Spread::of(&peaks).context("there were rounds")?.median;
         for part in LOADS {
-            let outcome = open::measure(tercet.resp(), work, peak * part, span).await?;
+            let outcome = open::measure(tercet.resp(), work, Offer::new(peak * part, span)).await?;
             self.progress.say(&format!("{}: {}", report.row, say(&outcome)));
             report.curve.push(outcome);
         }
