@@ -24,6 +24,8 @@ Examples:
   cargo run --release -p tercet-bench
   cargo run --release -p tercet-bench -- --only set,get --rounds 7 --json bench.json
   cargo run --release -p tercet-bench -- --only half-peak --svg latency.svg
+  cargo run --release -p tercet-bench -- --only growth-workers,growth-values,growth-clients
+  cargo run --release -p tercet-bench -- --only growth-keys --keys 10000000
   cargo run --release -p tercet-bench -- --list"
 )]
 pub(crate) struct Args {
@@ -37,7 +39,7 @@ pub(crate) struct Args {
     /// How long each measurement lasts; it is preceded by a warm-up of a quarter of that
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) seconds: u32,
-    /// Keys that are stored and worked on; fewer if their values are large
+    /// Keys that are stored and worked on; fewer if their values are large. Beyond a million, growth-keys tries them too
     #[arg(long, value_name = "N", default_value_t = KEYS, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) keys: u64,
     /// Keys that are stored in the row `many`; ten million take some 6 GB of disk

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde::Serialize;
 
@@ -13,6 +14,8 @@ use crate::figure::Spread;
 const SYNCS: usize = 200;
 /// PostgreSQL's page.
 const SYNC_BYTES: usize = 8192;
+/// What a process has open beside its connections.
+const OTHER_FILES: u64 = 1_000;
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Machine {
@@ -35,7 +38,7 @@ impl Machine {
         Ok(Self {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             processor: field(&read("/proc/cpuinfo"), "model name").unwrap_or("unknown").to_owned(),
-            memory_gib: kibibytes(&read("/proc/meminfo"), "MemTotal") / (1024.0 * 1024.0),
+            memory_gib: kibibytes(&read("/proc/meminfo"), "MemTotal").unwrap_or_default() / (1024.0 * 1024.0),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             load: load.unwrap_or_default(),
             sync_ms: time_syncs(dir).with_context(|| format!("writing to {}", dir.display()))?,
@@ -69,6 +72,20 @@ pub(crate) fn check_is_disk(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Raises what this process may have open, and with it what it starts, to so many connections.
+pub(crate) fn allow_files(connections: usize) -> anyhow::Result<()> {
+    let needed = connections as u64 + OTHER_FILES;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(
+        hard >= needed,
+        "{needed} open files are needed, and no more than {hard} are allowed: raise the hard limit (ulimit -Hn)"
+    );
+    if soft < needed {
+        setrlimit(Resource::RLIMIT_NOFILE, needed, hard).context("raising the limit of open files")?;
+    }
+    Ok(())
+}
+
 fn time_syncs(dir: &Path) -> anyhow::Result<Option<Spread>> {
     let mut file = tempfile::tempfile_in(dir)?;
     let mut times = Vec::with_capacity(SYNCS);
@@ -92,9 +109,9 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start().strip_prefix(':')?.trim()))
 }
 
-fn kibibytes(text: &str, name: &str) -> f64 {
-    let value = field(text, name).and_then(|value| value.split(' ').next());
-    value.and_then(|value| value.parse().ok()).unwrap_or_default()
+/// `name:   value kB`
+pub(crate) fn kibibytes(text: &str, name: &str) -> Option<f64> {
+    field(text, name)?.split(' ').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -105,6 +122,17 @@ mod tests {
     fn fields_of_proc_are_read() {
         let text = "processor\t: 0\nmodel name\t: A CPU @ 2 GHz\n";
         assert_eq!(field(text, "model name"), Some("A CPU @ 2 GHz"));
-        assert_eq!(kibibytes("MemTotal:       16384 kB\nMemFree: 1 kB\n", "MemTotal"), 16384.0);
+        assert_eq!(kibibytes("MemTotal:       16384 kB\nMemFree: 1 kB\n", "MemTotal"), Some(16384.0));
+        assert_eq!(kibibytes("MemTotal:       16384 kB\n", "MemFree"), None);
+    }
+
+    #[test]
+    fn more_open_files_than_are_allowed_are_refused() {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        if let Ok(all) = usize::try_from(hard) {
+            assert!(allow_files(all).unwrap_err().to_string().contains(&hard.to_string()));
+        }
+        allow_files(1).unwrap();
+        assert!(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0 >= soft);
     }
 }

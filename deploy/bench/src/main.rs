@@ -120,8 +120,9 @@ async fn measure(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn show(machine: &Machine, reports: &[Report]) {
-    println!("{}", report::figures(reports));
-    println!("{}", report::ratios(reports));
+    let wide = reports.iter().filter(|report| report.wide).map(report::wide);
+    let tables = std::iter::once(report::figures(reports)).chain(wide).chain([report::ratios(reports)]);
+    tables.filter(|table| !table.is_empty()).for_each(|table| println!("{table}"));
     machine.lines().iter().chain(&report::remarks(reports)).for_each(|line| println!("{line}"));
 }
 
@@ -162,8 +163,7 @@ fn list() -> Table {
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["row", "what it measures", "systems"]);
     for row in ROWS {
         let systems: Vec<&str> = row.systems().iter().map(|kind| kind.name()).collect();
-        let systems =
-            if systems.is_empty() { "Tercet, 4 workers, of its own".to_owned() } else { systems.join("; ") };
+        let systems = if systems.is_empty() { "Tercet, of its own".to_owned() } else { systems.join("; ") };
         table.add_row([row.name, row.says, &systems]);
     }
     table

@@ -5,12 +5,12 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::figure::{Figure, Ratio, short};
 use crate::rows::Report;
 
-/// Every figure: its median, and how far it spreads.
+/// Every figure of rows that are not wide: its median, and how far it spreads.
 pub(crate) fn figures(reports: &[Report]) -> Table {
     let header = ["row", "work", "of", "median", "min..max", "unit"];
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header);
-    for report in reports {
+    for report in reports.iter().filter(|report| !report.wide) {
         for Figure { name, unit, spread, .. } in &report.figures {
             let (median, range) = match spread {
                 Some(spread) => {
@@ -22,6 +22,34 @@ pub(crate) fn figures(reports: &[Report]) -> Table {
         }
     }
     align(&mut table, &[3, 4]);
+    table
+}
+
+/// The medians of a wide row: a line for each thing, a column for each unit.
+pub(crate) fn wide(report: &Report) -> Table {
+    let mut lines: Vec<(&str, Vec<&Figure>)> = Vec::new();
+    let mut units: Vec<&str> = Vec::new();
+    for figure in &report.figures {
+        match lines.iter_mut().find(|(name, _)| *name == figure.name) {
+            Some((_, figures)) => figures.push(figure),
+            None => lines.push((&figure.name, vec![figure])),
+        }
+        if !units.contains(&figure.unit) {
+            units.push(figure.unit);
+        }
+    }
+    let mut table = Table::new();
+    let header = std::iter::once(report.row).chain(units.iter().copied());
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header);
+    for (name, figures) in lines {
+        let median = |unit: &&str| {
+            let spread = figures.iter().find(|figure| figure.unit == *unit)?.spread?;
+            Some(short(spread.median))
+        };
+        let medians = units.iter().map(|unit| median(unit).unwrap_or_default());
+        table.add_row(std::iter::once(name.to_owned()).chain(medians));
+    }
+    align(&mut table, &(1..=units.len()).collect::<Vec<_>>());
     table
 }
 
@@ -105,5 +133,20 @@ mod tests {
     fn what_was_left_out_and_what_failed_is_said() {
         let expected = ["set: skipped: etcd is not installed", "set: FAILED: it broke"];
         assert_eq!(remarks(&[report()]), expected);
+    }
+
+    #[test]
+    fn a_wide_row_has_a_column_for_each_unit() {
+        let figures = vec![
+            Figure::new("3 workers", "1/s", vec![30_000.0, 20_000.0]),
+            Figure::new("3 workers", "µs", vec![7.0]),
+            Figure::new("4 workers", "1/s", vec![10_000.0]),
+        ];
+        let report = Report { row: "growth", figures, wide: true, ..Report::default() };
+        let table = wide(&report);
+        assert_eq!(cells(&table, "growth"), ["growth", "1/s", "µs"]);
+        assert_eq!(cells(&table, "3 workers"), ["3 workers", "25.0k", "7.00"]);
+        assert_eq!(cells(&table, "4 workers"), ["4 workers", "10.0k"]);
+        assert!(!super::figures(&[report]).to_string().contains("workers"));
     }
 }

@@ -188,11 +188,24 @@ async fn run(shared: Arc<Shared>, clients: usize) -> anyhow::Result<Sections> {
 
 /// One closed loop, from its warm-up to its end.
 pub(crate) async fn measure(at: SocketAddr, work: Work, span: Span) -> anyhow::Result<Sample> {
+    Ok(watch(at, work, span, async || Ok(())).await?.0)
+}
+
+/// The same, and what there was to be seen when it began to count and when it ended.
+pub(crate) async fn watch<T>(
+    at: SocketAddr,
+    work: Work,
+    span: Span,
+    look: impl AsyncFn() -> anyhow::Result<T>,
+) -> anyhow::Result<(Sample, [T; 2])> {
     let mut load = Load::start(at, work)?;
     tokio::time::sleep(span.warm_up).await;
+    let before = look().await?;
     load.section();
     tokio::time::sleep(span.lasting).await;
-    load.finish().await?.pop().context("one section was begun")
+    let after = look().await?;
+    let sample = load.finish().await?.pop().context("one section was begun")?;
+    Ok((sample, [before, after]))
 }
 
 /// Sets every key of `work` once.

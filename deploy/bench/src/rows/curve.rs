@@ -3,12 +3,13 @@
 
 use anyhow::Context;
 
-use super::{Bench, CLIENTS, Report};
+use super::{Bench, CLIENTS, Report, Settings};
 use crate::figure::Target;
+use crate::load;
 use crate::load::open::{self, Offer, Outcome};
 use crate::load::work::{Command, VALUE_BYTES, Work};
 use crate::sample::Sample;
-use crate::systems::{Kind, System};
+use crate::systems::Kind;
 
 /// Points of the curve, as parts of the peak.
 pub(super) const LOADS: &[f64] = &[0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.2];
@@ -17,21 +18,17 @@ const HALF: f64 = 0.5;
 impl Bench<'_> {
     pub(super) async fn half_peak(&mut self, target: Target, report: &mut Report) -> anyhow::Result<()> {
         let work = Work::new(Command::Set, CLIENTS, 1, VALUE_BYTES).among(self.settings.keys);
-        self.have(Kind::Tercet4, report).await?;
-        let system = self.running.get_mut(&Kind::Tercet4).context("Tercet runs")?;
-        system.check_durable().await?;
-        system.fill(work).await?;
-        let System::Tercet(tercet) = &*system else { anyhow::bail!("this row is about Tercet") };
-        let span = self.settings.span;
+        let (Settings { rounds, span, rate, .. }, progress) = (self.settings, self.progress);
+        let tercet = self.tercet(Kind::Tercet4, work, report).await?;
         let (closed, opened) = ("peak", "half of it");
         let mut peaks = Vec::new();
-        for n in 1..=self.settings.rounds {
-            let peak = system.measure(work, span).await?;
+        for n in 1..=rounds {
+            let peak = load::measure(tercet.resp(), work, span).await?;
             peaks.push(peak.per_second);
-            let rate = self.settings.rate.unwrap_or(peak.per_second * HALF);
+            let rate = rate.unwrap_or(peak.per_second * HALF);
             report.sample(closed, peak);
             let outcome = open::measure(tercet.resp(), work, Offer::new(rate, span)).await?;
-            self.progress.say(&format!("{} {n}: {}", report.row, say(&outcome)));
+            progress.say(&format!("{} {n}: {}", report.row, say(&outcome)));
             let lost = outcome.refused + outcome.unanswered;
             if lost > 0 {
                 report.failed.push(format!("at {rate:.0}/s {lost} commands were refused or not answered"));
@@ -49,10 +46,10 @@ impl Bench<'_> {
         let peak = crate::figure::Spread::of(&peaks).context("there were rounds")?.median;
         for part in LOADS {
             let outcome = open::measure(tercet.resp(), work, Offer::new(peak * part, span)).await?;
-            self.progress.say(&format!("{}: {}", report.row, say(&outcome)));
+            progress.say(&format!("{}: {}", report.row, say(&outcome)));
             report.curve.push(outcome);
         }
-        system.check_durable().await
+        tercet.check_durable().await
     }
 }
 

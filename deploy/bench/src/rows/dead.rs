@@ -3,11 +3,11 @@
 
 use anyhow::ensure;
 
-use super::{Bench, CLIENTS, Report};
+use super::{Bench, CLIENTS, Report, WORKERS};
 use crate::figure::Target;
 use crate::load::work::{Command, VALUE_BYTES, Work};
 use crate::load::{self, Load};
-use crate::systems::{Kind, System};
+use crate::systems::tercet::Tercet;
 
 const ALIVE: &str = "all alive";
 const DEAD: &str = "one dead";
@@ -17,8 +17,7 @@ impl Bench<'_> {
         let work = Work::new(Command::Set, CLIENTS, 1, VALUE_BYTES).among(self.settings.keys);
         for n in 1..=self.settings.rounds {
             // A cluster of its own: who has died is let in again later and later.
-            let system = System::start(Kind::Tercet4, self.place).await?;
-            let Some(System::Tercet(mut tercet)) = system else { anyhow::bail!("this row is about Tercet") };
+            let mut tercet = Tercet::start(self.place, WORKERS).await?;
             tercet.check_durable().await?;
             load::fill(tercet.resp(), work).await?;
             let mut load = Load::start(tercet.resp(), work)?;

@@ -1,22 +1,29 @@
 //! What is measured: the table of all rows.
 
+mod ceiling;
 mod compare;
 mod curve;
 mod dead;
+mod growth;
 mod many;
+mod memory;
 mod moving;
+mod overload;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
 use serde::Serialize;
 use tercet_harness::progress::Progress;
 
+use self::growth::Axis;
 use self::moving::Change;
 use crate::figure::{Figure, Ratio, Target};
 use crate::load::open::Outcome;
 use crate::load::work::{Command, VALUE_BYTES, Work};
 use crate::sample::{Sample, Span};
+use crate::systems::tercet::Tercet;
 use crate::systems::{Kind, Place, System};
 
 /// One line of the table.
@@ -35,8 +42,18 @@ pub(crate) enum Does {
     OneDead(Target),
     /// SET with many keys stored, and with few.
     ManyKeys(Target),
-    /// SET and GET before and while partitions change hands.
+    /// SET and GET before and while replicas are given what they lack.
     Moving(Change, Target),
+    /// Memory for connections that do nothing.
+    Idle,
+    /// Memory for clients that never read, later to soon.
+    Deaf(Target),
+    /// What a command costs.
+    Growth(Axis),
+    /// SET against the same batches in bare databases.
+    Ceiling,
+    /// What is done of far too much, to the peak.
+    Overload(Target),
     /// Latency of SET against load, in an open loop; p99 to the median at half of the peak.
     HalfPeak(Target),
 }
@@ -66,6 +83,8 @@ const fn rival(kind: Kind, target: Target) -> Rival {
 const REDIS: Rival = Rival { kind: Kind::Redis, target: None };
 const BOTH: &[Kind] = &[Kind::Tercet4, Kind::Tercet3];
 const CLIENTS: usize = 50;
+/// Of a Tercet that a row has for itself.
+const WORKERS: u16 = 4;
 const KIB: usize = 1 << 10;
 
 use Command::{Get, Incr, Set};
@@ -78,8 +97,15 @@ pub(crate) const ROWS: &[Row] = &[
     moving("add", "SET and GET while an added worker gets its share", Change::Add),
     moving("drain", "SET and GET while a worker is emptied", Change::Drain),
     moving("replace", "SET and GET while a dead worker's share is copied anew", Change::Kill),
+    moving("return", "SET and GET while a worker that was away is given what it missed", Change::Return),
     Row { name: "dead", says: "SET after one of four workers has died", does: Does::OneDead(AtLeast(0.8)) },
     Row { name: "many", says: "SET with many keys stored", does: Does::ManyKeys(AtLeast(0.7)) },
+    Row { name: "idle", says: "memory for idle connections", does: Does::Idle },
+    Row { name: "deaf", says: "memory for clients that never read", does: Does::Deaf(AtMost(1.1)) },
+    growth("growth-workers", "SET and GET, 50 clients, pipeline 16, with more and more workers", Axis::Workers),
+    growth("growth-keys", "SET and GET, 50 clients, pipeline 16, with more and more keys", Axis::Keys),
+    growth("growth-values", "SET and GET, 50 clients, with larger and larger values", Axis::Values),
+    growth("growth-clients", "SET and GET, with more and more clients", Axis::Clients),
     compare("get-16", "GET, 50 clients, pipeline 16", Work::new(Get, CLIENTS, 16, VALUE_BYTES), PerSecond, &[rival(Kind::Postgres, AtLeast(8.0)), REDIS]),
     compare("get", "GET, 50 clients", Work::new(Get, CLIENTS, 1, VALUE_BYTES), PerSecond, &[rival(Kind::Postgres, AtLeast(1.3)), rival(Kind::Etcd, AtLeast(10.0)), REDIS]),
     compare("set", "SET, 50 clients", Work::new(Set, CLIENTS, 1, VALUE_BYTES), PerSecond, &[rival(Kind::Trio, AtLeast(2.0)), rival(Kind::Etcd, AtLeast(5.0)), REDIS]),
@@ -89,7 +115,9 @@ pub(crate) const ROWS: &[Row] = &[
     compare("1k", "SET of 1 KiB, 50 clients", Work::new(Set, CLIENTS, 1, KIB), BytesPerSecond, &[rival(Kind::Trio, AtLeast(1.0))]),
     compare("64k", "SET of 64 KiB, 50 clients", Work::new(Set, CLIENTS, 1, 64 * KIB), BytesPerSecond, &[rival(Kind::Trio, AtLeast(1.0))]),
     compare("1m", "SET of 1 MiB, 50 clients", Work::new(Set, CLIENTS, 1, 1024 * KIB), BytesPerSecond, &[rival(Kind::Trio, AtLeast(1.0))]),
+    Row { name: "ceiling", says: "SET, 50 clients, pipeline 16", does: Does::Ceiling },
     Row { name: "half-peak", says: "SET at half of the peak, open loop", does: Does::HalfPeak(AtMost(5.0)) },
+    Row { name: "overload", says: "SET at a multiple of the peak, open loop", does: Does::Overload(AtLeast(0.8)) },
 ];
 
 const fn compare(
@@ -104,6 +132,10 @@ const fn compare(
 
 const fn moving(name: &'static str, says: &'static str, change: Change) -> Row {
     Row { name, says, does: Does::Moving(change, AtLeast(0.7)) }
+}
+
+const fn growth(name: &'static str, says: &'static str, axis: Axis) -> Row {
+    Row { name, says, does: Does::Growth(axis) }
 }
 
 /// How much of everything.
@@ -128,8 +160,14 @@ impl Row {
             Does::Compare { of, to, .. } => {
                 of.iter().copied().chain(to.iter().map(|rival| rival.kind)).collect()
             }
-            Does::HalfPeak(_) => vec![Kind::Tercet4],
-            Does::OneDead(_) | Does::ManyKeys(_) | Does::Moving(..) => Vec::new(),
+            Does::HalfPeak(_) | Does::Overload(_) => vec![Kind::Tercet4],
+            Does::Ceiling => vec![Kind::Tercet3],
+            Does::OneDead(_)
+            | Does::ManyKeys(_)
+            | Does::Moving(..)
+            | Does::Idle
+            | Does::Deaf(_)
+            | Does::Growth(_) => Vec::new(),
         }
     }
 
@@ -147,6 +185,11 @@ impl Row {
             }
             Does::Moving(..) => (2 * settings.rounds, 2 * settings.rounds),
             Does::HalfPeak(_) => (1, 2 * settings.rounds + curve::LOADS.len()),
+            Does::Idle | Does::Deaf(_) => (2 * settings.rounds, 2 * settings.rounds),
+            Does::Growth(axis) => (axis.clusters(settings), axis.measurements(settings) * settings.rounds),
+            Does::Ceiling => (2, 3 * settings.rounds),
+            // A peak, and for each flood what is before it, and itself.
+            Does::Overload(_) => (1, (1 + 2 * overload::FLOODS.len()) * settings.rounds),
         };
         let times = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         START * times(starts) + one * times(measurements)
@@ -164,6 +207,9 @@ pub(crate) struct Report {
     pub(crate) samples: BTreeMap<String, Vec<Sample>>,
     /// Throughput and latency against load.
     pub(crate) curve: Vec<Outcome>,
+    /// Its figures are many of many kinds: they are shown with a column for each.
+    #[serde(skip)]
+    pub(crate) wide: bool,
     /// What is not installed.
     pub(crate) skipped: Vec<String>,
     /// What could not be done as it was to be done.
@@ -228,6 +274,11 @@ impl Bench<'_> {
             Does::OneDead(target) => self.one_dead(*target, &mut report).await,
             Does::Moving(change, target) => self.moving(*change, *target, &mut report).await,
             Does::HalfPeak(target) => self.half_peak(*target, &mut report).await,
+            Does::Idle => self.idle(&mut report).await,
+            Does::Deaf(target) => self.deaf(*target, &mut report).await,
+            Does::Growth(axis) => self.growth(*axis, &mut report).await,
+            Does::Ceiling => self.ceiling(&mut report).await,
+            Does::Overload(target) => self.overload(*target, &mut report).await,
         };
         if let Err(error) = outcome {
             report.failed.push(format!("{error:#}"));
@@ -249,6 +300,16 @@ impl Bench<'_> {
             report.skipped.push(format!("{} is not installed", kind.name()));
         }
         Ok(there)
+    }
+
+    /// A Tercet that rows share, with all keys of the work stored.
+    async fn tercet(&mut self, kind: Kind, work: Work, report: &mut Report) -> anyhow::Result<&Tercet> {
+        self.have(kind, report).await?;
+        let system = self.running.get_mut(&kind).context("it was just started")?;
+        system.check_durable().await?;
+        system.fill(work).await?;
+        let System::Tercet(tercet) = system else { bail!("this row is about Tercet") };
+        Ok(tercet)
     }
 
     /// Ends what none of the rows to come needs.

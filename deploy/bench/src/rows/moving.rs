@@ -1,22 +1,22 @@
-//! What clients keep of their throughput while partitions change hands, and how fast the data move.
+//! What clients keep of their throughput while replicas are given what they lack, and how fast that goes.
 //!
 //! Each round has a cluster of its own: keys are stored, a load of SET and GET finds its pace, and then the ring is
-//! changed under it. What counts is the time from the begin of the ring change to its end, as the frontend reports it,
-//! when every partition has all its replicas again.
+//! changed under it, or a worker comes back that was away for less than it takes to be believed dead. What counts is the
+//! time from the begin of the change to its end, as the frontend reports it, when every partition has all its replicas
+//! again; or from the worker's return until it has all that it missed.
 
 use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{Bench, CLIENTS, Report};
+use super::{Bench, CLIENTS, Report, WORKERS};
 use crate::figure::{Figure, Target};
 use crate::load::work::{Command, VALUE_BYTES, Work};
 use crate::load::{self, Load};
 use crate::sample::Sample;
-use crate::systems::status::{Moved, Status};
+use crate::systems::status::{Metrics, Moved, Status};
 use crate::systems::tercet::Tercet;
-use crate::systems::{Kind, System};
 
 /// From the order until the ring begins to change: a PostgreSQL is made, or a death is believed.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(60);
@@ -29,26 +29,61 @@ pub(crate) enum Change {
     Add,
     Drain,
     Kill,
+    /// Delta sync.
+    Return,
 }
+
+/// Long enough to miss much, too short to be believed dead.
+const AWAY: Duration = Duration::from_secs(3);
 
 /// The worker that comes, with four there already, and one that goes.
 const COMES: &str = "w5";
 const GOES: &str = "w4";
 
 impl Change {
+    /// What comes before the change, and is not measured.
+    async fn prepare(self, tercet: &Tercet) -> anyhow::Result<()> {
+        if self == Self::Return {
+            tercet.tercet(&["node", "kill", GOES]).await?;
+            tokio::time::sleep(AWAY).await;
+        }
+        Ok(())
+    }
+
     async fn order(self, tercet: &Tercet) -> anyhow::Result<()> {
         let args: &[&str] = match self {
             Self::Add => &["node", "add"],
             Self::Drain => &["drain", GOES, "--no-wait"],
             Self::Kill => &["node", "kill", GOES],
+            Self::Return => &["node", "start", GOES],
         };
         tercet.tercet(args).await.map(drop)
+    }
+
+    async fn begins(self, tercet: &Tercet) -> anyhow::Result<()> {
+        if self == Self::Return {
+            let is_back = |metrics: &Metrics| metrics.is_connected(GOES);
+            return tercet.wait_for_metrics(BEGIN_DEADLINE, "the worker is back", is_back).await;
+        }
+        // Small data may have moved between two looks.
+        let begins = |status: &Status| status.is_changing() || self.is_made(status);
+        tercet.wait(BEGIN_DEADLINE, "the ring changes", begins).await
+    }
+
+    /// `before` was seen before the order.
+    async fn ends(self, tercet: &Tercet, before: &Metrics) -> anyhow::Result<()> {
+        if self == Self::Return {
+            let has_all = |now: &Metrics| now.delta_syncs() > before.delta_syncs() && now.missed() == 0.0;
+            tercet.wait_for_metrics(END_DEADLINE, "the worker has what it missed", has_all).await?;
+        }
+        tercet.wait(END_DEADLINE, "the ring has changed", |status| self.is_made(status)).await
     }
 
     fn is_made(self, status: &Status) -> bool {
         let made = match self {
             Self::Add => status.holds(COMES) > 0,
             Self::Drain | Self::Kill => status.holds(GOES) == 0,
+            Self::Return => status.holds(GOES) > 0,
         };
         made && status.is_whole()
     }
@@ -68,34 +103,37 @@ impl Bench<'_> {
         report: &mut Report,
     ) -> anyhow::Result<()> {
         let work = Work { keys: self.settings.keys, ..Work::new(Command::Mixed, CLIENTS, 1, VALUE_BYTES) };
-        let (mut seconds, mut keys, mut megabytes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut seconds, mut keys, mut megabytes, mut by_reads) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for n in 1..=self.settings.rounds {
             let Round { steady, moving, moved } = self.round(change, work).await?;
             let lasted = moving.seconds;
             self.progress.say(&format!(
-                "{} {n}: {:.0}/s, then {:.0}/s for {lasted:.2} s, in which {} rows of {:.1} MB moved",
+                "{} {n}: {:.0}/s, then {:.0}/s for {lasted:.2} s, in which {} rows of {:.1} MB moved, and {} by reads",
                 report.row,
                 steady.per_second,
                 moving.per_second,
                 moved.rows,
-                moved.bytes / 1e6
+                moved.bytes / 1e6,
+                moved.by_reads
             ));
             report.sample(STEADY, steady);
             report.sample(MOVING, moving);
             seconds.push(lasted);
             keys.push(moved.rows / lasted);
             megabytes.push(moved.bytes / 1e6 / lasted);
+            by_reads.push(moved.by_reads / lasted);
         }
         report.kept(STEADY, MOVING, target);
         report.figures.push(Figure::new("duration", "s", seconds));
         report.figures.push(Figure::new("keys moved", "1/s", keys));
         report.figures.push(Figure::new("data moved", "MB/s", megabytes));
+        report.figures.push(Figure::new("keys repaired by reads", "1/s", by_reads));
         Ok(())
     }
 
     async fn round(&self, change: Change, work: Work) -> anyhow::Result<Round> {
-        let system = System::start(Kind::Tercet4, self.place).await?;
-        let Some(System::Tercet(mut tercet)) = system else { anyhow::bail!("this row is about Tercet") };
+        let mut tercet = Tercet::start(self.place, WORKERS).await?;
         tercet.check_durable().await?;
         load::fill(tercet.resp(), work).await?;
         let mut load = Load::start(tercet.resp(), work)?;
@@ -103,18 +141,15 @@ impl Bench<'_> {
         let steady = load.section();
         tokio::time::sleep(self.settings.span.lasting).await;
         load.section();
-        let before = Moved::of(&tercet.metrics().await?);
-        let begun = async {
-            // Small data may have moved between two looks.
-            let begins = |status: &Status| status.is_changing() || change.is_made(status);
-            tercet.wait(BEGIN_DEADLINE, "the ring changes", begins).await.map(|()| load.section())
-        };
+        change.prepare(&tercet).await?;
+        let before = tercet.metrics().await?;
+        let begun = async { change.begins(&tercet).await.map(|()| load.section()) };
         let (ordered, begun) = tokio::join!(change.order(&tercet), begun);
         ordered?;
         let moving = begun?;
-        tercet.wait(END_DEADLINE, "the ring has changed", |status| change.is_made(status)).await?;
+        change.ends(&tercet, &before).await?;
         load.section();
-        let moved = Moved::of(&tercet.metrics().await?).since(before);
+        let moved = Moved::of(&tercet.metrics().await?).since(Moved::of(&before));
         let samples = load.finish().await?;
         tercet.check_durable().await?;
         tercet.end().await?;

@@ -6,6 +6,7 @@
 //! configured to be faster than that is not measured.
 
 mod account;
+pub(crate) mod bare;
 mod command;
 mod durable;
 mod etcd;
@@ -14,6 +15,7 @@ mod postgres;
 mod redis;
 pub(crate) mod status;
 pub(crate) mod tercet;
+pub(crate) mod usage;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

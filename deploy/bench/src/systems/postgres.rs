@@ -12,6 +12,7 @@ use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
 use tercet_harness::ports::free_port;
 use tokio::process::{Child, Command};
+use tokio_postgres::Client;
 
 use super::Place;
 use super::account::Account;
@@ -193,8 +194,13 @@ impl Postgres {
         config
     }
 
+    /// To the primary.
+    pub(super) async fn connect(&self) -> anyhow::Result<Client> {
+        connect(&self.config(self.primary()?.at)).await
+    }
+
     async fn wait_for_standbys(&self, names: &[String]) -> anyhow::Result<()> {
-        let client = connect(&self.config(self.primary()?.at)).await?;
+        let client = self.connect().await?;
         // Not in one go: each must be a statement of its own.
         let setting = format!("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 ({})'", names.join(", "));
         client.batch_execute(&setting).await?;
@@ -226,7 +232,7 @@ impl Postgres {
         if self.filled.contains(&work.value_bytes) {
             return Ok(());
         }
-        let client = connect(&self.config(self.primary()?.at)).await?;
+        let client = self.connect().await?;
         let (table, prefix) = (pgbench::table(work.value_bytes), Work::prefix(work.value_bytes));
         let value = String::from_utf8(work::random_text(&mut rand::rng(), work.value_bytes))?;
         // Without an attempt at compression, which would be in vain and cost time.

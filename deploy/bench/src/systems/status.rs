@@ -57,28 +57,59 @@ impl Status {
     }
 }
 
-/// Rows and bytes that were sent to new replicas since the frontend started.
+/// The text of `/metrics`.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics(pub(super) String);
+
+impl Metrics {
+    /// The sum of all series whose names and labels begin so.
+    fn sum(&self, series: &str) -> f64 {
+        let lines = self.0.lines().filter(|line| line.starts_with(series));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+    }
+
+    /// Whether the frontend reaches the worker.
+    pub(crate) fn is_connected(&self, worker: &str) -> bool {
+        self.sum(&format!("tercet_replica_connected{{worker=\"{worker}\"}}")) > 0.0
+    }
+
+    /// Keys that workers have missed and that wait to be sent.
+    pub(crate) fn missed(&self) -> f64 {
+        self.sum("tercet_repair_queue{")
+    }
+
+    /// Delta syncs that have ended well since the frontend started.
+    pub(crate) fn delta_syncs(&self) -> f64 {
+        self.sum("tercet_healing_tasks_total{kind=\"delta\",outcome=\"done\"}")
+    }
+}
+
+/// What was given to replicas that lacked it since the frontend started.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Moved {
+    /// By ring changes, comparisons and delta syncs.
     pub(crate) rows: f64,
     pub(crate) bytes: f64,
+    /// Rows that reads have found to be lacking, those for the repair queue included.
+    pub(crate) by_reads: f64,
 }
 
 impl Moved {
-    /// From the text of `/metrics`.
-    pub(crate) fn of(metrics: &str) -> Self {
-        let value = |name: &str| {
-            let lines = metrics.lines().filter_map(|line| line.strip_prefix(name));
-            lines.filter_map(|rest| rest.trim().parse::<f64>().ok()).sum()
-        };
+    pub(crate) fn of(metrics: &Metrics) -> Self {
         Self {
-            rows: value("tercet_copied_rows_total{result=\"sent\"}"),
-            bytes: value("tercet_copied_bytes_total"),
+            rows: metrics.sum("tercet_copied_rows_total{result=\"sent\"}")
+                + metrics.sum("tercet_repaired_rows_total{"),
+            bytes: metrics.sum("tercet_copied_bytes_total ") + metrics.sum("tercet_repaired_bytes_total "),
+            by_reads: metrics.sum("tercet_read_repairs_total{"),
         }
     }
 
     pub(crate) fn since(self, before: Self) -> Self {
-        Self { rows: self.rows - before.rows, bytes: self.bytes - before.bytes }
+        Self {
+            rows: self.rows - before.rows,
+            bytes: self.bytes - before.bytes,
+            by_reads: self.by_reads - before.by_reads,
+        }
     }
 }
 
@@ -110,9 +141,25 @@ mod tests {
     #[test]
     fn what_was_moved_is_read_from_the_metrics() {
         let text = "# HELP tercet_copied_rows_total Rows\ntercet_copied_rows_total{result=\"kept\"} 5\n\
-                    tercet_copied_rows_total{result=\"sent\"} 120\ntercet_copied_bytes_total 9000\n";
-        let moved = Moved::of(text);
-        assert_eq!(moved, Moved { rows: 120.0, bytes: 9000.0 });
-        assert_eq!(moved.since(Moved::of("")), moved);
+                    tercet_copied_rows_total{result=\"sent\"} 120\ntercet_copied_bytes_total 9000\n\
+                    tercet_repaired_rows_total{result=\"replicated\"} 7\n\
+                    tercet_repaired_rows_total{result=\"rewritten\"} 1\ntercet_repaired_bytes_total 800\n\
+                    tercet_read_repairs_total{result=\"replicated\"} 3\n";
+        let moved = Moved::of(&Metrics(text.to_owned()));
+        assert_eq!(moved, Moved { rows: 128.0, bytes: 9800.0, by_reads: 3.0 });
+        assert_eq!(moved.since(Moved::of(&Metrics(String::new()))), moved);
+    }
+
+    #[test]
+    fn what_is_to_be_waited_for_is_read_from_the_metrics() {
+        let metrics = Metrics(
+            "tercet_replica_connected{worker=\"w1\"} 1\ntercet_replica_connected{worker=\"w4\"} 0\n\
+             tercet_repair_queue{worker=\"w1\"} 2\ntercet_repair_queue{worker=\"w4\"} 40\n\
+             tercet_healing_tasks_total{kind=\"copy\",outcome=\"done\"} 9\n\
+             tercet_healing_tasks_total{kind=\"delta\",outcome=\"done\"} 4\n"
+                .to_owned(),
+        );
+        assert!(metrics.is_connected("w1") && !metrics.is_connected("w4") && !metrics.is_connected("w9"));
+        assert_eq!((metrics.missed(), metrics.delta_syncs()), (42.0, 4.0));
     }
 }

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::Place;
 use super::durable::{self, Promise};
-use super::status::Status;
+use super::status::{Metrics, Status};
+use super::usage::Pids;
 
 const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How exactly the begin and the end of a ring change are known.
@@ -49,9 +50,13 @@ impl Tercet {
         serde_json::from_str(&self.get("/admin/status").await?).context("reading /admin/status")
     }
 
-    /// As `/metrics` shows them.
-    pub(crate) async fn metrics(&self) -> anyhow::Result<String> {
-        self.get("/metrics").await
+    /// As they run now.
+    pub(crate) async fn pids(&self) -> anyhow::Result<Pids> {
+        Ok(Pids::of(&self.up.parts().await?))
+    }
+
+    pub(crate) async fn metrics(&self) -> anyhow::Result<Metrics> {
+        Ok(Metrics(self.get("/metrics").await?))
     }
 
     async fn get(&self, path: &str) -> anyhow::Result<String> {
@@ -67,35 +72,74 @@ impl Tercet {
         wanted: &str,
         is: impl Fn(&Status) -> bool,
     ) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        loop {
+        until(patience, wanted, async || {
             let status = self.status().await?;
-            if is(&status) {
-                return Ok(());
-            }
-            ensure!(
-                begun.elapsed() < patience,
-                "{wanted}: not within {} s: {}",
-                patience.as_secs(),
-                status.says()
-            );
-            tokio::time::sleep(POLL).await;
-        }
+            Ok(if is(&status) { Ok(()) } else { Err(status.says()) })
+        })
+        .await
     }
 
-    /// Of every worker's PostgreSQL. A worker ends foreign connections when it starts, so it must have started.
-    pub(crate) async fn check_durable(&self) -> anyhow::Result<()> {
-        for part in
-            self.up.parts().await?.into_iter().filter(|part| part.kind == "database" && part.pid.is_some())
-        {
+    /// Looks at the metrics until they are as wanted.
+    pub(crate) async fn wait_for_metrics(
+        &self,
+        patience: Duration,
+        wanted: &str,
+        are: impl Fn(&Metrics) -> bool,
+    ) -> anyhow::Result<()> {
+        until(patience, wanted, async || {
+            let metrics = self.metrics().await?;
+            Ok(if are(&metrics) { Ok(()) } else { Err(format!("{} keys are missed", metrics.missed())) })
+        })
+        .await
+    }
+
+    /// Every worker's PostgreSQL. A worker ends foreign connections when it starts, so it must have started.
+    async fn databases(&self) -> anyhow::Result<Vec<(String, tokio_postgres::Config)>> {
+        let parts = self.up.parts().await?.into_iter();
+        let databases = parts.filter(|part| part.kind == "database" && part.pid.is_some()).map(|part| {
             let mut config = tokio_postgres::Config::new();
             config.host_path(Path::new(&part.address)).port(5432).user("tercet").dbname("postgres");
-            durable::check_postgres(&part.id, &config, Promise::OwnDisk).await?;
+            (part.id, config)
+        });
+        Ok(databases.collect())
+    }
+
+    pub(crate) async fn check_durable(&self) -> anyhow::Result<()> {
+        for (id, config) in self.databases().await? {
+            durable::check_postgres(&id, &config, Promise::OwnDisk).await?;
         }
         Ok(())
+    }
+
+    /// Group commits of a worker since its database was made, on average.
+    pub(crate) async fn commits(&self) -> anyhow::Result<f64> {
+        let databases = self.databases().await?;
+        let mut sum = 0;
+        for (id, config) in &databases {
+            let client = durable::connect(config).await.with_context(|| format!("asking {id}"))?;
+            // The worker numbers them.
+            let row = client.query_one("SELECT coalesce(max(seq), 0) FROM tercet.journal", &[]).await?;
+            sum += row.get::<_, i64>(0);
+        }
+        ensure!(!databases.is_empty(), "no database runs");
+        Ok(sum as f64 / databases.len() as f64)
     }
 
     pub(crate) async fn end(&mut self) -> anyhow::Result<()> {
         self.up.end().await
     }
+}
+
+/// Looks until all is well; else what was seen instead goes into the error.
+async fn until(
+    patience: Duration,
+    wanted: &str,
+    look: impl AsyncFn() -> anyhow::Result<Result<(), String>>,
+) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while let Err(says) = look().await? {
+        ensure!(begun.elapsed() < patience, "{wanted}: not within {} s: {says}", patience.as_secs());
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
 }
