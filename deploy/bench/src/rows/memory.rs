@@ -14,7 +14,6 @@ use crate::load;
 use crate::load::wire::encode;
 use crate::load::work::{Command, VALUE_BYTES, Work};
 use crate::machine::allow_files;
-use crate::sample::Span;
 use crate::systems::tercet::Tercet;
 use crate::systems::usage::Pids;
 
@@ -69,7 +68,7 @@ impl Bench<'_> {
     }
 
     pub(super) async fn deaf(&mut self, target: Target, report: &mut Report) -> anyhow::Result<()> {
-        let Span { warm_up, lasting } = self.settings.span;
+        let lasting = self.settings.span.lasting;
         let (mut before, mut early, mut late) = (Vec::new(), Vec::new(), Vec::new());
         for n in 1..=self.settings.rounds {
             let (mut tercet, pids) = self.warm_tercet().await?;
@@ -81,7 +80,7 @@ impl Bench<'_> {
             for _ in 0..DEAF {
                 all.spawn(ask_on(at));
             }
-            let full = most_memory(&pids, warm_up).await?;
+            let full = most_memory(&pids, lasting).await?;
             let most = most_memory(&pids, lasting).await?;
             drop(all);
             let mib = |bytes: u64| bytes as f64 / MIB;

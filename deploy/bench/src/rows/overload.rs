@@ -48,7 +48,8 @@ impl Bench<'_> {
                 let before = gentle(tercet, work, rate, span).await?;
                 let before = median_ms(&before).context("a gentle load was answered")?;
                 let all = Work { clients: FLOOD_CLIENTS, ..work };
-                // Who has asked for too much does not wait for the rest.
+                // Its begin is a part of it, and who has asked for too much does not wait for the rest.
+                let span = Span { warm_up: Duration::ZERO, ..span };
                 let offer = Offer { rate: rate * flood.times, span, patience: Duration::ZERO };
                 let outcome = open::measure(tercet.resp(), all, offer).await?;
                 let calm = until_calm(tercet, work, rate, before).await?;

@@ -78,9 +78,25 @@ impl Metrics {
         self.sum("tercet_repair_queue{")
     }
 
+    /// Partitions and workers that wait to be compared because of a fault.
+    pub(crate) fn waiting(&self) -> f64 {
+        let of = |kind| self.sum(&format!("tercet_healing_backlog{{kind=\"{kind}\"}}"));
+        of("touched") + of("delta")
+    }
+
+    /// Comparisons of partitions because of a fault that have ended well since the frontend started.
+    pub(crate) fn comparisons(&self) -> f64 {
+        self.sum("tercet_healing_tasks_total{kind=\"touched\",outcome=\"done\"}")
+    }
+
     /// Delta syncs that have ended well since the frontend started.
     pub(crate) fn delta_syncs(&self) -> f64 {
         self.sum("tercet_healing_tasks_total{kind=\"delta\",outcome=\"done\"}")
+    }
+
+    /// Keys that they have found in journals.
+    pub(crate) fn journal_keys(&self) -> f64 {
+        self.sum("tercet_journal_keys_total ")
     }
 }
 
@@ -155,11 +171,16 @@ mod tests {
         let metrics = Metrics(
             "tercet_replica_connected{worker=\"w1\"} 1\ntercet_replica_connected{worker=\"w4\"} 0\n\
              tercet_repair_queue{worker=\"w1\"} 2\ntercet_repair_queue{worker=\"w4\"} 40\n\
+             tercet_healing_backlog{kind=\"touched\"} 700\ntercet_healing_backlog{kind=\"delta\"} 1\n\
+             tercet_healing_backlog{kind=\"scrub\"} 1024\n\
              tercet_healing_tasks_total{kind=\"copy\",outcome=\"done\"} 9\n\
-             tercet_healing_tasks_total{kind=\"delta\",outcome=\"done\"} 4\n"
+             tercet_healing_tasks_total{kind=\"touched\",outcome=\"done\"} 8\n\
+             tercet_healing_tasks_total{kind=\"delta\",outcome=\"done\"} 4\ntercet_journal_keys_total 5\n"
                 .to_owned(),
         );
         assert!(metrics.is_connected("w1") && !metrics.is_connected("w4") && !metrics.is_connected("w9"));
-        assert_eq!((metrics.missed(), metrics.delta_syncs()), (42.0, 4.0));
+        assert_eq!((metrics.missed(), metrics.waiting()), (42.0, 701.0));
+        let ended = (metrics.comparisons(), metrics.delta_syncs(), metrics.journal_keys());
+        assert_eq!(ended, (8.0, 4.0, 5.0));
     }
 }

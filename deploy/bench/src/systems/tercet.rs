@@ -88,7 +88,11 @@ impl Tercet {
     ) -> anyhow::Result<()> {
         until(patience, wanted, async || {
             let metrics = self.metrics().await?;
-            Ok(if are(&metrics) { Ok(()) } else { Err(format!("{} keys are missed", metrics.missed())) })
+            let says = || {
+                let (missed, waiting, deltas) = (metrics.missed(), metrics.waiting(), metrics.delta_syncs());
+                format!("{missed} keys are missed, {waiting} tasks wait, {deltas} delta syncs have ended")
+            };
+            Ok(if are(&metrics) { Ok(()) } else { Err(says()) })
         })
         .await
     }
