@@ -29,8 +29,8 @@ use crate::coordinator::core::WorkerIx;
 pub struct Peer {
     pub worker: WorkerIx,
     pub uuid: String,
-    /// A seq of its journal that was durable before the sync began, as its heartbeats tell: where the target is once all
-    /// partitions have been compared.
+    /// A seq of its journal that was durable before the sync began, as its heartbeats tell: how far it is to be read, and
+    /// where the target is once all partitions have been compared.
     pub journal_seq: u64,
 }
 
@@ -101,7 +101,8 @@ impl<P: Peers> Sync<'_, P> {
                 self.remember(upto).await?;
             }
             since = upto;
-            if !more {
+            // What clients write meanwhile is not missed, and there is no end to it.
+            if !more || upto >= self.peer.journal_seq {
                 return Ok(());
             }
         }

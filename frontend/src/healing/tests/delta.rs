@@ -54,6 +54,21 @@ fn assert_equal(world: &World) {
     assert_eq!(state.visible(1), state.visible(TARGET));
 }
 
+#[test]
+fn a_sync_ends_although_clients_go_on_writing() {
+    let (world, _) = world();
+    in_step(&world);
+    (0..10).for_each(|n| put(&world, n, &[0, 1]));
+    let (job, began) = (job(&world), positions(&world));
+    (10..1_000).for_each(|n| put(&world, n, &[0, 1, 2]));
+    let mut done = Delta::default();
+    run(delta(&world, &job, &mut done)).unwrap();
+    assert_eq!(done.compared.replicated, 10);
+    for (before, after) in began.into_iter().zip(positions(&world)) {
+        assert!((before + 10..before + 100).contains(&after), "{before} {after}");
+    }
+}
+
 /// 1,000 missed writes in a store of 20,000 keys send 1,000 rows.
 #[test]
 fn the_rows_sent_are_those_that_were_missed() {
