@@ -357,6 +357,8 @@ impl Engine {
                 () = self.commits.notified() => {}
                 () = stop.cancelled() => return,
             }
+            // Batches of other streams that are there already go along.
+            tokio::task::yield_now().await;
         }
     }
 

@@ -100,13 +100,16 @@ impl Lane {
     /// The next batch: all that waits, within the bounds of a message.
     async fn next_batch(&self) -> Vec<(u64, ReplicaRequest)> {
         loop {
-            {
-                let mut queue = self.queue.lock();
-                if !queue.requests.is_empty() {
-                    return take_batch(&mut queue);
-                }
+            if self.queue.lock().requests.is_empty() {
+                self.filled.notified().await;
             }
-            self.filled.notified().await;
+            // Whoever pushed the first one woke this task, which would run at once and send it alone. So everybody else who is
+            // ready has their turn before: what they push goes along.
+            tokio::task::yield_now().await;
+            let batch = take_batch(&mut self.queue.lock());
+            if !batch.is_empty() {
+                return batch;
+            }
         }
     }
 }
