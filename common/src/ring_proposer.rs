@@ -48,6 +48,8 @@ impl Voter {
 struct Seen {
     state: Option<RegisterState>,
     trusted: bool,
+    /// It is to be read again: see [`Proposer::revisit`].
+    revisit: bool,
 }
 
 /// A configuration, and which of its members vote: [`RingConfig::voters`] walks the whole table, and is asked often.
@@ -168,9 +170,18 @@ impl Proposer {
         }
     }
 
+    /// A worker may have been told something by another frontend: it is read again, once. Whoever decides nothing himself
+    /// hears of what others decide in no other way.
+    pub fn revisit(&mut self, voter: &Voter) {
+        if let Some(seen) = self.voters.get_mut(voter) {
+            seen.revisit = true;
+        }
+    }
+
     /// A worker's answer, to whatever it was asked.
     pub fn answered(&mut self, voter: &Voter, state: RegisterState, now: Duration) {
         let Some(seen) = self.voters.get_mut(voter) else { return };
+        seen.revisit = false;
         if seen.state.as_ref().is_some_and(|known| state.is_before(known)) {
             return;
         }
@@ -235,8 +246,8 @@ impl Proposer {
             None => {
                 let concerned =
                     |config: &Arc<RingConfig>| voter.is_member(config) || state.number() > Epoch(0);
-                let known = known.filter(concerned)?;
-                Some(Ask { known: Some(known), ..Ask::default() })
+                let known = known.filter(concerned);
+                (known.is_some() || seen.revisit).then(|| Ask { known, ..Ask::default() })
             }
         }
     }

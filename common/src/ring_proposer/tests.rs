@@ -154,6 +154,22 @@ fn a_restart_finds_the_configuration_with_one_question_to_each() {
 }
 
 #[test]
+fn what_another_frontend_decides_is_heard_of_by_reading_any_worker_again() {
+    let mut first = Cluster::new(&[1, 2, 3], &[1, 2, 3]);
+    first.settle();
+    let mut second = Cluster::without_workers(2, &[1, 2, 3]);
+    (1..=3).for_each(|n| second.join(n, first.workers[&n].clone()));
+    second.settle();
+    second.propose(config(2, &[1, 2, 3])).unwrap();
+    second.settle();
+    first.workers = second.workers;
+    assert_eq!((first.settle(), first.in_force()), (0, force(1, "w1, w2, w3")), "nobody is asked anything");
+    first.proposer.revisit(&voter(2));
+    first.settle();
+    assert_eq!(first.in_force(), force(2, "w1, w2, w3"));
+}
+
+#[test]
 fn a_change_is_decided_by_old_and_new_and_told_to_both() {
     let mut cluster = Cluster::new(&[1, 2, 3], &[1, 2, 3, 4]);
     cluster.settle();

@@ -18,6 +18,7 @@ use tercet_common::ring_register::{Ask, RegisterState};
 use tercet_common::sync::Witness;
 use tercet_common::{Epoch, RingConfig, WorkerId, metrics};
 use tokio::sync::{Notify, watch};
+use tokio::time::MissedTickBehavior;
 use tonic::{Code, Status};
 
 use super::beat::{Identity, described};
@@ -99,6 +100,8 @@ struct Known {
 struct State {
     witnesses: Witnesses,
     known: HashMap<WorkerId, Known>,
+    /// How often a worker was read again.
+    looked: usize,
 }
 
 /// Withdraws a proposal when nobody waits for it any longer, if no worker can have voted for it.
@@ -162,6 +165,8 @@ impl Embedded {
         let mut members = self.shared.view.subscribe();
         let mut state = State::default();
         let mut calls = FuturesUnordered::new();
+        let mut looks = tokio::time::interval(self.shared.timing.remind_interval);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             members.borrow_and_update();
             let workers = self.shared.read(|members, _| members.registered());
@@ -177,6 +182,7 @@ impl Embedded {
                 Some(answer) = calls.next() => self.take(answer, &mut state),
                 changed = members.changed() => if changed.is_err() { return },
                 () = self.proposed.notified() => {}
+                _ = looks.tick() => self.look_again(&mut state),
                 () = async { tokio::time::sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)).await },
                     if wake.is_some() => self.proposer.lock().tick(self.shared.now()),
                 () = self.shared.stop.cancelled() => return,
@@ -217,6 +223,16 @@ impl Embedded {
         self.shared.peers.keep(workers.iter().map(|worker| worker.address.as_str()));
     }
 
+    /// Another frontend may have decided something: one worker after the other is read again.
+    fn look_again(&self, state: &mut State) {
+        let mut voters: Vec<&Voter> = state.known.values().map(|known| &known.voter).collect();
+        voters.sort_unstable();
+        state.looked = state.looked.wrapping_add(1);
+        if let Some(voter) = voters.get(state.looked % voters.len().max(1)) {
+            self.proposer.lock().revisit(voter);
+        }
+    }
+
     /// Finds out who may vote, and shows it.
     fn judge(&self, state: &mut State, workers: &[Registered]) {
         let mut findings = Vec::new();
@@ -225,8 +241,7 @@ impl Embedded {
         let newest = proposer.decided().cloned();
         for worker in workers {
             let voter = worker.voter();
-            let soundness =
-                state.witnesses.judge(&worker.witness, worker.opened_journal_seq, newest.as_deref());
+            let soundness = judged(&mut state.witnesses, worker, newest.as_deref());
             proposer.trust(&voter, soundness == Soundness::Sound, now);
             let holds = proposer.knows(&voter);
             if worker.standing == Standing::Member && soundness == Soundness::Sound {
@@ -278,9 +293,8 @@ impl Embedded {
         for worker in workers {
             let voter = worker.voter();
             let Some(known) = state.known.get_mut(&voter.id) else { continue };
-            let lost =
-                state.witnesses.judge(&worker.witness, worker.opened_journal_seq, newest.map(Arc::as_ref))
-                    == Soundness::Lost;
+            let soundness = judged(&mut state.witnesses, &worker, newest.map(Arc::as_ref));
+            let lost = soundness == Soundness::Lost;
             let recall = !lost && !state.witnesses.has_recalled(&voter);
             let ask = if lost { None } else { proposer.ask_of(&voter) };
             for (kind, wanted) in [(Kind::Decide, ask.is_some()), (Kind::Recall, recall), (Kind::Renew, lost)]
@@ -412,6 +426,10 @@ impl Embedded {
             );
         }
     }
+}
+
+fn judged(witnesses: &mut Witnesses, worker: &Registered, newest: Option<&RingConfig>) -> Soundness {
+    witnesses.judge(&worker.witness, worker.opened_journal_seq, worker.beats, newest)
 }
 
 /// Tells what the ring asks of each member.

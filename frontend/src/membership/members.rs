@@ -128,6 +128,8 @@ struct Entry {
     admitted: bool,
     /// It was told to take another identity, and did: whoever comes under its id now may.
     renewed: bool,
+    /// How many beats of this start of it came before the last one.
+    beats: u64,
 }
 
 impl Entry {
@@ -148,6 +150,8 @@ pub struct Registered {
     pub witness: Witness,
     /// The journal seq that it started with.
     pub opened_journal_seq: u64,
+    /// How many beats of this start of it came before the last one.
+    pub beats: u64,
     pub address: String,
     pub standing: Standing,
 }
@@ -212,9 +216,10 @@ impl Members {
         let session = Session(self.sessions);
         // The same start of the same worker over a new connection: what is known of it stays known.
         let known = self.workers.get(id).filter(|known| known.beat.identity == beat.identity);
-        let (findings, admitted) = known.map(|known| (known.findings, known.admitted)).unwrap_or_default();
+        let known = known.map(|known| (known.findings, known.admitted, known.beats + 1));
+        let (findings, admitted, beats) = known.unwrap_or_default();
         self.detector.heartbeat(id, now, beat.report.database_commits);
-        let entry = Entry { session, last_beat: wall, findings, admitted, renewed: false, beat };
+        let entry = Entry { session, last_beat: wall, findings, admitted, renewed: false, beats, beat };
         self.workers.insert(entry.beat.worker.clone(), entry);
         Ok(session)
     }
@@ -238,6 +243,7 @@ impl Members {
         }
         self.detector.heartbeat(&beat.worker, now, beat.report.database_commits);
         entry.beat = beat;
+        entry.beats += 1;
         entry.last_beat = wall;
         Ok(())
     }
@@ -310,6 +316,7 @@ impl Members {
     pub fn registered(&self) -> Vec<Registered> {
         let registered = |entry: &Entry| Registered {
             opened_journal_seq: entry.beat.opened_journal_seq,
+            beats: entry.beats,
             witness: entry.witness(),
             address: entry.beat.address.clone(),
             standing: self.standing(entry),

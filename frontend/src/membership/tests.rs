@@ -441,6 +441,26 @@ async fn compare_and_swap_takes_the_next_number_and_refuses_what_is_not_so() {
 }
 
 #[tokio::test]
+async fn what_another_frontend_decides_is_heard_of() {
+    let workers = ["w1", "w2", "w3"];
+    let one = frontend(&workers).await;
+    let other = start_with(&config(&workers), Incarnation(8), timing()).await.unwrap();
+    let (mut running, mut beating) = (Vec::new(), Vec::new());
+    for id in workers {
+        let worker = Worker::start(id).await;
+        beating.extend([worker.register(&one).await, worker.register(&other).await]);
+        running.push(worker);
+    }
+    let first = formed(&one).await;
+    assert_eq!(formed(&other).await, first);
+    let mut next = RingConfig::clone(&first);
+    next.epoch = Epoch(2);
+    one.membership().compare_and_swap(Epoch(1), next.clone()).await.unwrap();
+    let mut ring = other.ring();
+    within(ring.wait_for(|ring| ring.as_deref() == Some(&next))).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_configuration_that_nobody_waits_for_is_withdrawn() {
     let frontend = frontend(&["w1"]).await;
     let w1 = Worker::start("w1").await;
@@ -485,7 +505,7 @@ async fn members_are_told_of_each_other_and_hold_each_other_to_it() {
     // Another frontend, that has seen nothing; w1 comes with the disk of the day before, and w3 is dead.
     let frontend = frontend(&workers).await;
     let mut message = first[0].message();
-    message.journal_seq = 40;
+    (message.boot_generation, message.journal_seq, message.opened_journal_seq) = (2, 40, 40);
     let _old = beat_to(&frontend, message.clone(), None).await.unwrap();
     let mut w2 = first[1].message();
     w2.journal_seq = 50;

@@ -14,8 +14,10 @@
 //!
 //! So a frontend may start again while workers are dead, and a worker may; but when both did, a majority of the other
 //! workers has to be there. A witness lags by a heartbeat: data that is older by less than that is not recognised.
+//!
+//! With several frontends, others may have been told of a later beat of a worker, or of a later start, than any that came
+//! here. So a beat that says less is not yet a loss; it is one if further beats of the same start say less, too.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tercet_common::quorum::majority;
@@ -38,6 +40,10 @@ pub enum Soundness {
 /// The most identities that others are heard of; beyond any number that workers really had.
 const IDENTITIES_MAX: usize = 64 * super::members::WORKERS_MAX;
 
+/// So many beats later a worker that still says less than others remember has lost something. The first of them may have
+/// been under way when that was found.
+const BEATS_DOUBTED: u64 = 2;
+
 /// How far a worker is known to have come over certain data.
 #[derive(Clone, Copy, Debug, Default)]
 struct Reached {
@@ -55,6 +61,8 @@ pub struct Witnesses {
     identities: usize,
     /// What this frontend saw of workers that it let vote.
     seen: BTreeMap<WorkerId, Witness>,
+    /// Who says less than others remember: in which boot generation, and since which beat.
+    doubts: BTreeMap<Voter, (u64, u64)>,
     /// How many of those asked are members of the configuration of this number. `None`: to be counted.
     members_asked: Option<(Epoch, usize)>,
 }
@@ -80,6 +88,7 @@ impl Witnesses {
 
     /// It may have been told more since: it is to be asked again.
     pub fn forget(&mut self, voter: &Voter) {
+        self.doubts.remove(voter);
         if self.asked.remove(voter) {
             self.members_asked = None;
         }
@@ -113,11 +122,12 @@ impl Witnesses {
     /// `now` is what a worker says of itself; `config` the newest configuration that anyone knows.
     ///
     /// What is remembered of an earlier life of the worker is held against the journal that it started with: since then it
-    /// may have grown by what was asked of it before it could be judged.
+    /// may have grown by what was asked of it before it could be judged. `beats` counts those of this life.
     pub fn judge(
         &mut self,
         now: &Witness,
         opened_journal_seq: u64,
+        beats: u64,
         config: Option<&RingConfig>,
     ) -> Soundness {
         let ours = self.seen.get(&now.worker);
@@ -126,14 +136,30 @@ impl Witnesses {
         let theirs = self.told.get(&now.worker);
         let told = theirs.and_then(|told| told.get(&now.uuid)).copied();
         let same_data = || told.into_iter().chain(ours.filter(|seen| seen.uuid == now.uuid).map(saw));
-        let has_more = |then: Reached| match then.boot_generation.cmp(&now.boot_generation) {
-            Ordering::Greater => true,
-            Ordering::Equal => then.journal_seq > now.journal_seq,
-            Ordering::Less => then.journal_seq > opened_journal_seq,
+        // Its own start says what it began with.
+        let began_with_less = |then: Reached| {
+            then.boot_generation < now.boot_generation && then.journal_seq > opened_journal_seq
         };
-        if same_data().any(has_more) {
+        let is_behind =
+            |then: Reached| (then.boot_generation, then.journal_seq) > (now.boot_generation, now.journal_seq);
+        let seen = ours.filter(|seen| seen.uuid == now.uuid).map(saw);
+        if same_data().any(began_with_less) || seen.is_some_and(is_behind) {
             return Soundness::Lost;
         }
+        // One that this frontend has let vote in this life has lost nothing since.
+        let votes = |then: Reached| {
+            let same_life = then.boot_generation == now.boot_generation;
+            same_life && seen.is_some_and(|seen| seen.boot_generation == now.boot_generation)
+        };
+        let voter = Voter { id: now.worker.clone(), uuid: now.uuid.clone() };
+        if told.is_some_and(|then| is_behind(then) && !votes(then)) {
+            let doubt = self.doubts.entry(voter).or_insert((now.boot_generation, beats));
+            if doubt.0 != now.boot_generation {
+                *doubt = (now.boot_generation, beats);
+            }
+            return if beats >= doubt.1 + BEATS_DOUBTED { Soundness::Lost } else { Soundness::Open };
+        }
+        self.doubts.remove(&voter);
         let Some(config) = config else { return Soundness::Sound };
         let Some(index) = config.index_of_identity(&now.worker, &now.uuid) else { return Soundness::Sound };
         let mut uuids = theirs.into_iter().flat_map(BTreeMap::keys).chain(ours.map(|seen| &seen.uuid));
@@ -172,7 +198,7 @@ mod tests {
 
     /// Of a worker that has done nothing yet since it started.
     fn judge(witnesses: &mut Witnesses, now: &Witness, config: Option<&RingConfig>) -> Soundness {
-        witnesses.judge(now, now.journal_seq, config)
+        witnesses.judge(now, now.journal_seq, 0, config)
     }
 
     #[test]
@@ -182,13 +208,52 @@ mod tests {
             witnesses.recalled(voter(other), vec![witness("w1", 5, 50)]);
         }
         let now = witness("w1", 6, 60);
-        assert_eq!(witnesses.judge(&now, 49, Some(&config)), Soundness::Lost);
-        assert_eq!(witnesses.judge(&now, 50, Some(&config)), Soundness::Sound);
+        assert_eq!(witnesses.judge(&now, 49, 0, Some(&config)), Soundness::Lost);
+        assert_eq!(witnesses.judge(&now, 50, 0, Some(&config)), Soundness::Sound);
         assert_eq!(
-            witnesses.judge(&witness("w1", 5, 60), 10, Some(&config)),
+            witnesses.judge(&witness("w1", 5, 60), 10, 0, Some(&config)),
             Soundness::Sound,
             "the same life"
         );
+    }
+
+    #[test]
+    fn a_beat_that_is_older_than_what_another_frontend_passed_on_is_no_loss() {
+        let (mut witnesses, config) = (Witnesses::default(), config());
+        let tell = |witnesses: &mut Witnesses, journal_seq: u64| {
+            for other in ["w2", "w3"] {
+                witnesses.recalled(voter(other), vec![witness("w1", 5, journal_seq)]);
+            }
+        };
+        tell(&mut witnesses, 60);
+        let beat = |witnesses: &mut Witnesses, journal_seq: u64, nth: u64| {
+            witnesses.judge(&witness("w1", 5, journal_seq), 40, nth, Some(&config))
+        };
+        assert_eq!(beat(&mut witnesses, 50, 7), Soundness::Open);
+        assert_eq!(beat(&mut witnesses, 50, 7), Soundness::Open, "the same beat says nothing new");
+        assert_eq!(beat(&mut witnesses, 60, 8), Soundness::Sound);
+        witnesses.saw(&witness("w1", 5, 60));
+        tell(&mut witnesses, 70);
+        assert_eq!(beat(&mut witnesses, 65, 9), Soundness::Sound, "it has voted in this life");
+        assert_eq!(beat(&mut witnesses, 55, 10), Soundness::Lost, "it said more itself");
+    }
+
+    #[test]
+    fn a_later_start_that_another_frontend_passed_on_is_no_loss_of_the_one_that_is_over() {
+        let (mut witnesses, config) = (Witnesses::default(), config());
+        witnesses.saw(&witness("w1", 5, 50));
+        witnesses.recalled(voter("w2"), vec![witness("w1", 6, 55)]);
+        assert_eq!(judge(&mut witnesses, &witness("w1", 5, 50), Some(&config)), Soundness::Open);
+        witnesses.forget(&voter("w1"));
+        assert_eq!(witnesses.judge(&witness("w1", 6, 55), 50, 0, Some(&config)), Soundness::Sound);
+    }
+
+    #[test]
+    fn a_worker_that_was_set_back_is_lost_though_its_boot_generation_is_as_high_as_before() {
+        let (mut witnesses, config) = (Witnesses::default(), config());
+        witnesses.recalled(voter("w2"), vec![witness("w1", 5, 60)]);
+        let beats = [0, 1, 2].map(|nth| witnesses.judge(&witness("w1", 5, 50), 40, nth, Some(&config)));
+        assert_eq!(beats, [Soundness::Open, Soundness::Open, Soundness::Lost]);
     }
 
     #[test]
@@ -217,7 +282,8 @@ mod tests {
         witnesses.recalled(voter("w3"), vec![]);
         witnesses.recalled(voter("w2"), vec![witness("w1", 5, 50)]);
         assert_eq!(judge(&mut witnesses, &witness("w1", 6, 49), Some(&config)), Soundness::Lost);
-        assert_eq!(judge(&mut witnesses, &witness("w1", 4, 50), Some(&config)), Soundness::Lost);
+        let older = [0, 1, 2].map(|nth| witnesses.judge(&witness("w1", 4, 50), 50, nth, Some(&config)));
+        assert_eq!(older, [Soundness::Open, Soundness::Open, Soundness::Lost]);
         assert_eq!(judge(&mut witnesses, &witness("w1", 6, 50), Some(&config)), Soundness::Sound);
         let other = Witness { uuid: "fresh".to_owned(), ..witness("w1", 1, 0) };
         assert_eq!(
