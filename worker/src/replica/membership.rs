@@ -42,7 +42,7 @@ impl Membership {
             let row = config.assignment(partition);
             let role = match me {
                 Some(me) if row.replicas.contains(&me) => Role::Replica,
-                Some(me) if row.newcomers().contains(&me) => Role::Newcomer,
+                Some(me) if row.next.as_ref().is_some_and(|next| next.contains(&me)) => Role::Newcomer,
                 _ => Role::Stranger,
             };
             Place { epoch: row.epoch, joint: row.is_joint(), role }
