@@ -51,7 +51,7 @@ impl World {
         let target = *self.random.pick(&group.replicas);
         let peer = |worker: &WorkerIx| {
             let of = &self.workers[usize::from(*worker)];
-            Peer { worker: *worker, uuid: of.uuid.clone(), journal_seq: of.disk.journal_seq() }
+            Peer { worker: *worker, uuid: of.voter.uuid.clone(), journal_seq: of.disk.journal_seq() }
         };
         DeltaJob { target, peers: group.replicas.iter().filter(|w| **w != target).map(peer).collect() }
     }

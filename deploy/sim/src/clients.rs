@@ -154,8 +154,10 @@ impl World {
         let Some(configuration) = &frontend.configuration else { return };
         let group = &configuration.groups[sim_key.partition.index()];
         let holds = |worker: WorkerIx| {
-            let held = self.workers[usize::from(worker)].disk.peek(sim_key.partition, sim_key.hash);
-            held.ballot >= ballot || held.floor >= ballot
+            let mut held = self.workers[usize::from(worker)]
+                .disks()
+                .map(|disk| disk.peek(sim_key.partition, sim_key.hash));
+            held.any(|held| held.ballot >= ballot || held.floor >= ballot)
         };
         if !group.is_quorum(holds) {
             let group = group.clone();

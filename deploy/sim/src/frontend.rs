@@ -1,14 +1,18 @@
-//! A frontend process: a core, its links, and the queue of what replicas missed.
+//! A frontend process: a council that says which configuration is in force, a core once there is one, its links, and the queue of
+//! what replicas missed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tercet_common::{Ballot, Incarnation, Key, PartitionId, VectorClock, WorkerId};
+use tercet_common::{Ballot, Incarnation, Key, PartitionId, RingConfig, VectorClock, WorkerId};
 use tercet_frontend::coordinator::core::{Core, Group, Missed, Tuning, WorkerIx};
 
 use crate::agenda::Time;
 use crate::client::wall;
+use crate::council::Council;
+use crate::driver::Driver;
+use crate::network::Stream;
 use crate::ring::Configuration;
 use crate::tasks::Tasks;
 
@@ -18,6 +22,8 @@ pub(crate) struct Link {
     /// Changes when the stream breaks: what an earlier one carried is not answered.
     pub generation: u32,
     pub up: bool,
+    /// Up, and to a member of the ring over sound data: it may be asked for data.
+    pub usable: bool,
     /// Of the worker, when this stream began.
     pub worker_life: u64,
     /// Until then nothing gets through to the worker,
@@ -30,18 +36,27 @@ pub(crate) struct Link {
 
 /// See the module.
 pub(crate) struct Frontend {
+    /// There is one while the process runs.
+    pub council: Option<Council>,
+    /// There is one once the cluster has formed, as far as the frontend knows.
     pub core: Option<Core>,
+    incarnation: Incarnation,
+    /// When this life began.
+    pub began: Time,
     /// Counts the incarnations of this frontend.
     pub life: u64,
     /// How far its clock is ahead, in milliseconds.
     pub skew: i64,
     /// When the next tick is on the agenda.
     pub tick_at: Option<Time>,
+    /// When it looks at its council next.
+    pub attend_at: Option<Time>,
+    pub driver: Driver,
     pub links: Vec<Link>,
     pub missed_keys: BTreeSet<(WorkerIx, Key)>,
     pub missed_flushes: BTreeMap<(WorkerIx, PartitionId), (Ballot, VectorClock)>,
     pub repair_planned: bool,
-    /// What it has heard of last.
+    /// What is in force, as far as it knows.
     pub(crate) configuration: Option<Arc<Configuration>>,
     pub tasks: Tasks,
 }
@@ -49,10 +64,15 @@ pub(crate) struct Frontend {
 impl Frontend {
     pub(crate) fn new(workers: usize, skew: i64) -> Self {
         Self {
+            council: None,
             core: None,
+            incarnation: Incarnation(0),
+            began: 0,
             life: 0,
             skew,
             tick_at: None,
+            attend_at: None,
+            driver: Driver::default(),
             links: vec![Link::default(); workers],
             missed_keys: BTreeSet::new(),
             missed_flushes: BTreeMap::new(),
@@ -63,42 +83,61 @@ impl Frontend {
     }
 
     /// Begins a new life under an incarnation that nobody ever had. `nth` tells frontends apart.
-    pub(crate) fn start(
-        &mut self,
-        nth: usize,
-        tuning: Tuning,
-        names: Vec<WorkerId>,
-        ring: impl IntoIterator<Item = (PartitionId, Group)>,
-    ) {
+    /// `first` is what its settings say of the ring.
+    pub(crate) fn start(&mut self, nth: usize, now: Time, first: RingConfig, grace: Duration) {
         self.life += 1;
+        self.began = now;
+        (self.tick_at, self.attend_at) = (None, None);
         // Which of two incarnations is the higher must not tell which is the older.
         let rank = self.life.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
-        let incarnation = Incarnation((rank << 16) | (self.life << 4) | (nth as u64 + 1));
-        self.core = Some(Core::new(incarnation, tuning, names, ring));
-        self.tick_at = None;
+        self.incarnation = Incarnation((rank << 16) | (self.life << 4) | (nth as u64 + 1));
+        self.council = Some(Council::new(self.incarnation, first, grace, self.links.len()));
+    }
+
+    /// The cluster has formed.
+    pub(crate) fn form(
+        &mut self,
+        tuning: Tuning,
+        names: Vec<WorkerId>,
+        groups: impl IntoIterator<Item = (PartitionId, Group)>,
+    ) {
+        self.core = Some(Core::new(self.incarnation, tuning, names, groups));
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.council.is_some()
+    }
+
+    /// The connection to a worker as it is now.
+    pub(crate) fn stream(&self, nth: usize, worker: usize) -> Stream {
+        Stream { frontend: nth, life: self.life, worker, generation: self.links[worker].generation }
     }
 
     pub(crate) fn kill(&mut self) {
+        self.council = None;
         self.core = None;
+        self.driver = Driver::default();
         self.missed_keys.clear();
         self.missed_flushes.clear();
         self.repair_planned = false;
         self.tasks = Tasks::default();
         self.configuration = None;
         for link in &mut self.links {
-            (link.generation, link.up) = (link.generation + 1, false);
+            (link.generation, link.up, link.usable) = (link.generation + 1, false, false);
         }
     }
 
     /// Of the configuration that it holds.
     pub(crate) fn number(&self) -> u64 {
-        self.configuration.as_ref().map_or(0, |held| held.number)
+        self.configuration.as_ref().map_or(0, |held| held.number())
     }
 
     pub(crate) fn is_idle(&self) -> bool {
         self.missed_keys.is_empty()
             && self.missed_flushes.is_empty()
             && self.tasks.is_idle()
+            && self.driver.rests
+            && self.council.as_ref().is_some_and(Council::is_idle)
             && self.core.as_ref().is_some_and(|core| core.in_flight() == (0, 0, 0) && core.waiting() == 0)
     }
 

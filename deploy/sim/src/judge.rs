@@ -18,8 +18,9 @@ const BUDGET: usize = 2_000_000;
 impl World {
     /// Each key's replicas show the same: the same version, or all nothing.
     pub(crate) fn check_converged(&mut self) {
+        let Some(configuration) = self.newest() else { return self.violate("the cluster has not formed") };
         for key in self.keys.clone() {
-            let group = &self.configuration.groups[key.partition.index()];
+            let group = &configuration.groups[key.partition.index()];
             let peek =
                 |worker: &WorkerIx| self.workers[usize::from(*worker)].disk.peek(key.partition, key.hash);
             let held: Vec<Peeked> = group.replicas.iter().map(peek).collect();

@@ -29,9 +29,9 @@ pub(crate) enum Trouble {
     DatabaseLost,
     /// A worker hears nothing for a while, and then everything at once.
     Pause,
-    /// A replica is replaced by a worker that is none.
+    /// Somebody wants the ring changed.
     RingChange,
-    /// A worker's data is lost, or an old backup takes its place; it comes back as somebody else.
+    /// A worker's data is lost, or an old backup takes its place.
     LostDisk,
     /// A worker's disk is copied away, for a later [`Self::LostDisk`].
     Backup,
@@ -95,6 +95,16 @@ pub(crate) struct Plan {
     /// Of 100 commands, those that delete.
     pub deletes: u64,
     pub expiry: bool,
+    /// The real planner says how the ring changes; else any replica is replaced by any worker.
+    pub planned: bool,
+    /// Of 100 wishes to change the ring, those that come up at all frontends at once.
+    pub rivals: u64,
+    /// Between two heartbeats.
+    pub pulse: Time,
+    /// How long a majority of the first workers waits for the others.
+    pub grace: Time,
+    /// Of a worker, on the real ring.
+    pub virtual_nodes: u32,
 }
 
 impl Plan {
@@ -109,6 +119,25 @@ impl Plan {
         self.trouble_every = random.spread(10 * MILLISECOND, 80 * MILLISECOND);
         self.trouble_lasts = self.trouble_lasts.min(200 * MILLISECOND);
         self.think_time = random.spread(5 * MILLISECOND, 60 * MILLISECOND);
+    }
+
+    /// Several frontends want the ring changed all the time, each in its own way, and little else happens.
+    fn quarrel(&mut self, random: &mut Random) {
+        self.troubles = vec![Trouble::RingChange; 4];
+        let beside = [Trouble::FrontendCrash, Trouble::WorkerCrash, Trouble::OneWayCut, Trouble::Pause];
+        self.troubles.extend(beside.into_iter().filter(|_| random.percent(30)));
+        if random.percent(40) {
+            self.troubles.extend([Trouble::Backup, Trouble::LostDisk]);
+            self.spares = 2;
+        }
+        (self.workers, self.frontends) = (random.between(4, 5) as usize, random.between(2, 3) as usize);
+        self.operations = random.between(8, 16) as usize;
+        self.think_time = random.spread(5 * MILLISECOND, 60 * MILLISECOND);
+        (self.late, self.lost) = (random.between(20, 150), random.below(60));
+        self.delay.1 = random.spread(10 * MILLISECOND, 300 * MILLISECOND);
+        self.trouble_every = random.spread(3 * MILLISECOND, 40 * MILLISECOND);
+        self.trouble_lasts = self.trouble_lasts.min(100 * MILLISECOND);
+        (self.planned, self.rivals) = (random.percent(10), 100);
     }
 
     pub(crate) fn draw(random: &mut Random) -> Self {
@@ -155,9 +184,16 @@ impl Plan {
             chores: random.percent(40),
             deletes: 9,
             expiry: random.percent(50),
+            planned: changes && random.percent(20),
+            rivals: *random.pick(&[0, 50, 100]),
+            pulse: random.between(60, 300) * MILLISECOND,
+            grace: random.spread(20 * MILLISECOND, 500 * MILLISECOND),
+            virtual_nodes: random.between(1, 6) as u32,
         };
-        if random.percent(15) {
-            plan.heal(random);
+        match random.below(100) {
+            0..15 => plan.heal(random),
+            15..25 => plan.quarrel(random),
+            _ => {}
         }
         plan
     }

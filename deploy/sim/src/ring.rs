@@ -1,235 +1,214 @@
-//! Ring changes: from joint epoch to new epoch, partition by partition (design 6).
+//! Ring configurations, and how they look from the simulation.
 //!
-//! The register that decides configurations is not simulated here: a decision is one moment. What follows from it is not:
-//! every frontend and every worker hears of it at a time of its own, and acts on what it has heard.
+//! They are the real ones ([`RingConfig`]), decided by the real register (`decide`), and behind an [`Arc`], for each has all
+//! 1024 partitions. A schedule has keys in the first one or two only. In tables that are made by hand, row n is that of
+//! partition n modulo these, so that who votes is who holds something.
 //!
-//! ```text
-//!   hold ─▶ joint epoch decided ─▶ a frontend copies (the real procedure) ─▶ new epoch decided
-//!                                   └─ fails ─▶ again, or the old set in a new epoch
-//! ```
+//! A worker is known by its *slot*, its place in the list of all; a worker whose data is lost never comes back to its slot, but
+//! under its id in another one.
 
 use std::sync::Arc;
 
-use tercet_common::Epoch;
-use tercet_frontend::coordinator::core::{Core, Group, Replicas, WorkerIx};
-use tercet_frontend::healing::copy::CopyJob;
-use tercet_worker::replica::{Membership, Place, Role};
+use tercet_common::ring_config::Replicas as Indexes;
+use tercet_common::ring_proposer::Voter;
+use tercet_common::{Assignment, Epoch, Member, PARTITIONS, REPLICAS, RingConfig};
+use tercet_frontend::coordinator::core::{Group, Replicas, WorkerIx};
 
-use crate::agenda::{MILLISECOND, Time};
-use crate::tasks::Job;
-use crate::world::{Event, World};
+use crate::random::Random;
 
-/// Copies that may fail before the change is given up.
-const COPIES_MAX: u32 = 6;
+/// Of every member.
+const CLUSTER: &str = "simulated";
 
-/// A decided configuration: of each partition its replicas.
+/// A configuration, and what it says of the partitions that have keys.
 #[derive(Clone, Debug)]
 pub(crate) struct Configuration {
-    pub(crate) number: u64,
+    pub(crate) ring: Arc<RingConfig>,
     pub(crate) groups: Vec<Group>,
 }
 
 impl Configuration {
-    /// What it makes of a worker.
-    pub(crate) fn membership(&self, worker: usize) -> Membership {
-        let me = worker as WorkerIx;
-        let place = |group: &Group| {
-            let newcomer = group.next.as_ref().is_some_and(|next| next.contains(&me));
-            let role = match group.replicas.contains(&me) {
-                true => Role::Replica,
-                false if newcomer => Role::Newcomer,
-                false => Role::Stranger,
-            };
-            Place { epoch: group.epoch, joint: group.is_joint(), role }
+    /// `voters`: who is in which slot.
+    pub(crate) fn of(ring: Arc<RingConfig>, voters: &[Voter], partitions: usize) -> Self {
+        let slots: Vec<WorkerIx> = ring.members.iter().map(|member| slot_of(member, voters)).collect();
+        let named = |set: &Indexes| -> Replicas { set.iter().map(|ix| slots[usize::from(*ix)]).collect() };
+        let group = |row: &Assignment| Group {
+            epoch: row.epoch,
+            replicas: named(&row.replicas),
+            next: row.next.as_ref().map(named),
         };
-        Membership::from_places(Epoch(self.number), self.groups.iter().map(place))
+        let groups = ring.partitions[..partitions].iter().map(group).collect();
+        Self { ring, groups }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.ring.epoch.0
+    }
+
+    /// Of the partitions that have keys, or of any other.
+    pub(crate) fn is_joint(&self) -> bool {
+        !self.ring.is_stable()
+    }
+
+    /// Whether a worker is a replica of any partition, also of those without keys.
+    pub(crate) fn is_voter(&self, voter: &Voter) -> bool {
+        let index = self.ring.index_of_identity(&voter.id, &voter.uuid);
+        index.is_some_and(|index| {
+            self.ring.partitions.iter().any(|row| row.replicas.contains(&(index as u16)))
+        })
+    }
+
+    /// Of some member it is not known whose data it has.
+    pub(crate) fn is_nameless(&self) -> bool {
+        self.ring.members.iter().any(|member| member.uuid.is_empty())
     }
 }
 
-/// A change of one partition under way.
-#[derive(Clone, Debug)]
-pub(crate) struct Change {
-    /// Tells changes apart: a step that was planned for one must not befall the next.
-    nth: u64,
-    out: WorkerIx,
-    newcomer: WorkerIx,
-    /// Copies that failed.
-    failed: u32,
+/// A member whose data is not known is the first one of its name.
+fn slot_of(member: &Member, voters: &[Voter]) -> WorkerIx {
+    let slot = voters.iter().position(|voter| member.is(&voter.id, &voter.uuid));
+    slot.expect("every member has a slot") as WorkerIx
 }
 
-/// What happens to a change.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ChangeStep {
-    Join,
-    Copy,
+fn member(voter: &Voter, virtual_nodes: u32) -> Member {
+    Member { uuid: voter.uuid.clone(), ..Member::named(voter.id.clone(), virtual_nodes, "") }
+}
+
+/// What the settings of all frontends say: number 1, of workers whose data nobody knows yet. `placed`: as the real
+/// hash ring has it, which [`tercet_common::ring_change`] then leaves in peace; else anyhow.
+pub(crate) fn first(
+    voters: &[Voter],
+    partitions: usize,
+    virtual_nodes: u32,
+    placed: bool,
+    random: &mut Random,
+) -> RingConfig {
+    let named = |voter: &Voter| Member::named(voter.id.clone(), virtual_nodes, "");
+    let members: Vec<Member> = voters.iter().map(named).collect();
+    let ring = if placed {
+        RingConfig::new(CLUSTER, Epoch(1), REPLICAS, members)
+    } else {
+        let mut draw = || -> Indexes {
+            let mut all: Vec<u16> = (0..voters.len() as u16).collect();
+            (0..REPLICAS).map(|_| all.swap_remove(random.index(all.len()))).collect()
+        };
+        let drawn: Vec<Indexes> = (0..partitions).map(|_| draw()).collect();
+        let row = |replicas: &Indexes| Assignment { epoch: Epoch(1), replicas: replicas.clone(), next: None };
+        let rows = drawn.iter().cycle().take(usize::from(PARTITIONS)).map(row).collect();
+        RingConfig::from_table(CLUSTER, Epoch(1), REPLICAS, members, rows)
+    };
+    ring.expect("within every limit")
+}
+
+/// What is to become of a partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// One replica (an index among the replicas) hands over to this worker.
+    Begin { out: usize, newcomer: Voter },
+    /// The next replicas take over.
     Complete,
+    /// What was begun is given up.
+    Abort,
 }
 
-impl World {
-    /// Begins to replace a replica, if there is somebody to take its place.
-    pub(crate) fn begin_change(&mut self, partition: usize, wanted_out: Option<WorkerIx>) {
-        let group = &self.configuration.groups[partition];
-        if self.changes[partition].is_some() || group.is_joint() {
-            return;
+/// A table that is made by hand: `step` of one partition, and of all whose rows are like its.
+pub(crate) fn after(ring: &RingConfig, partitions: usize, partition: usize, step: &Step) -> RingConfig {
+    let mut next = ring.clone();
+    next.epoch = Epoch(ring.epoch.0 + 1);
+    let newcomer = match step {
+        Step::Begin { newcomer, .. } => Some(place(&mut next, newcomer)),
+        Step::Complete | Step::Abort => None,
+    };
+    let (epoch, row) = (next.epoch, next.partitions[partition].clone());
+    let row = match (step, newcomer) {
+        (Step::Begin { out, .. }, Some(newcomer)) => {
+            let mut wanted = row.replicas.clone();
+            wanted[*out] = newcomer;
+            Assignment { epoch, replicas: row.replicas, next: Some(wanted) }
         }
-        let able = |w: &usize| self.workers[*w].is_running() && !group.contains(*w as WorkerIx);
-        let spare: Vec<usize> = (0..self.workers.len()).filter(able).collect();
-        // One that is gone for good goes first.
-        let gone = group.replicas.iter().copied().find(|w| self.workers[usize::from(*w)].is_gone);
-        let nth = self.random.index(group.replicas.len());
-        let out = gone.or(wanted_out).unwrap_or(group.replicas[nth]);
-        if spare.is_empty() || !group.replicas.contains(&out) {
-            return;
-        }
-        let newcomer = *self.random.pick(&spare) as WorkerIx;
-        self.trace.say(self.now, || format!("p{partition}: w{} for w{}", newcomer + 1, out + 1));
-        self.changes_begun += 1;
-        self.changes[partition] = Some(Change { nth: self.changes_begun, out, newcomer, failed: 0 });
-        self.hold_puts(partition);
-        let at = self.now + self.random.spread(100, 100 * MILLISECOND);
-        self.plan_step(at, partition, ChangeStep::Join);
+        (Step::Complete, _) => Assignment { epoch, replicas: row.next.unwrap_or(row.replicas), next: None },
+        _ => Assignment { epoch, replicas: row.replicas, next: None },
+    };
+    for like in next.partitions.iter_mut().skip(partition).step_by(partitions) {
+        like.clone_from(&row);
     }
+    next
+}
 
-    /// Replicas whose data is lost are replaced, if nobody has done so yet.
-    pub(crate) fn replace_gone(&mut self) {
-        for partition in 0..self.changes.len() {
-            let group = &self.configuration.groups[partition];
-            let gone = group.replicas.iter().copied().find(|w| self.workers[usize::from(*w)].is_gone);
-            if gone.is_some() {
-                self.begin_change(partition, gone);
-            }
-        }
+/// The index of a worker among the members; it becomes one if it is none.
+fn place(ring: &mut RingConfig, voter: &Voter) -> u16 {
+    if let Some(index) = ring.index_of_identity(&voter.id, &voter.uuid) {
+        return index as u16;
     }
-
-    /// Sparing work, not needed for safety: sometimes nobody is held.
-    fn hold_puts(&mut self, partition: usize) {
-        let id = self.partition_id(partition);
-        for frontend in 0..self.frontends.len() {
-            if self.random.percent(60) {
-                self.with_core(frontend, |core| core.hold(id));
-            }
-        }
+    let before = |member: &Member| (&member.id, &member.uuid) < (&voter.id, &voter.uuid);
+    let at = ring.members.partition_point(before) as u16;
+    let nodes = ring.members.first().map_or(1, |member| member.virtual_nodes);
+    ring.members.insert(usize::from(at), member(voter, nodes));
+    let shift = |set: &mut Indexes| set.iter_mut().filter(|ix| **ix >= at).for_each(|ix| *ix += 1);
+    for row in &mut ring.partitions {
+        shift(&mut row.replicas);
+        row.next.iter_mut().for_each(shift);
     }
+    at
+}
 
-    /// Plans a step of the change that the partition is in.
-    pub(crate) fn plan_step(&mut self, at: Time, partition: usize, step: ChangeStep) {
-        if let Some(Change { nth, .. }) = self.changes[partition] {
-            self.agenda.plan(at, Event::Change { partition, nth, step });
+/// Members that hold nothing and are gone are members no longer.
+pub(crate) fn without(ring: &mut RingConfig, gone: impl Fn(&Member) -> bool) {
+    for at in (0..ring.members.len()).rev() {
+        let ix = at as u16;
+        let holds = |set: &Indexes| set.contains(&ix);
+        let held = |row: &Assignment| holds(&row.replicas) || row.next.as_ref().is_some_and(holds);
+        if !gone(&ring.members[at]) || ring.partitions.iter().any(held) {
+            continue;
         }
-    }
-
-    /// A step of the partition's `nth` change; void once that has ended.
-    pub(crate) fn change_step(&mut self, partition: usize, nth: u64, step: ChangeStep) {
-        let Some(change) = self.changes[partition].clone().filter(|change| change.nth == nth) else { return };
-        match step {
-            ChangeStep::Join => {
-                let replicas = self.configuration.groups[partition].replicas.clone();
-                let place = |w: &WorkerIx| if *w == change.out { change.newcomer } else { *w };
-                let next: Replicas = replicas.iter().map(place).collect();
-                self.decide(partition, replicas, Some(next));
-                let at = self.now + self.random.spread(100, 50 * MILLISECOND);
-                self.plan_step(at, partition, ChangeStep::Copy);
-            }
-            ChangeStep::Copy => self.start_copy(partition, &change),
-            ChangeStep::Complete => {
-                let group = &self.configuration.groups[partition];
-                let next = group.next.clone().unwrap_or_else(|| group.replicas.clone());
-                self.changes[partition] = None;
-                self.decide(partition, next, None);
-                if self.calm {
-                    self.replace_gone();
-                }
-            }
+        ring.members.remove(at);
+        let shift = |set: &mut Indexes| set.iter_mut().filter(|i| **i > ix).for_each(|i| *i -= 1);
+        for row in &mut ring.partitions {
+            shift(&mut row.replicas);
+            row.next.iter_mut().for_each(shift);
         }
     }
+}
 
-    /// A configuration is decided, and everybody is told, in time.
-    fn decide(&mut self, partition: usize, replicas: Replicas, next: Option<Replicas>) {
-        let mut configuration = Configuration::clone(&self.configuration);
-        configuration.number += 1;
-        let epoch = Epoch(configuration.number);
-        configuration.groups[partition] = Group { epoch, replicas, next };
-        self.trace.say(self.now, || format!("decided: {configuration:?}"));
-        self.configuration = Arc::new(configuration);
-        for worker in 0..self.workers.len() {
-            self.tell_worker(worker);
-        }
-        for frontend in 0..self.frontends.len() {
-            self.tell_frontend(frontend);
-        }
+#[cfg(test)]
+mod tests {
+    use tercet_common::WorkerId;
+
+    use super::*;
+
+    fn voter(n: usize) -> Voter {
+        Voter { id: WorkerId::new(&format!("w{n}")).expect("a name"), uuid: format!("u{n}") }
     }
 
-    pub(crate) fn tell_worker(&mut self, worker: usize) {
-        let at = self.now + if self.calm { 1 } else { self.random.spread(100, 200 * MILLISECOND) };
-        let configuration = self.configuration.clone();
-        self.agenda.plan(at, Event::WorkerHolds { worker, configuration });
+    /// The real check of a table, such as bytes from outside have to pass.
+    fn is_sound(ring: &RingConfig) -> bool {
+        let RingConfig { cluster_id, epoch, replicas, members, partitions } = ring.clone();
+        RingConfig::from_table(cluster_id, epoch, replicas, members, partitions).is_ok()
     }
 
-    fn tell_frontend(&mut self, frontend: usize) {
-        let at = self.now + if self.calm { 1 } else { self.random.spread(100, 200 * MILLISECOND) };
-        let configuration = self.configuration.clone();
-        self.agenda.plan(at, Event::FrontendHolds { frontend, configuration });
-    }
-
-    pub(crate) fn frontend_holds(&mut self, nth: usize, configuration: &Arc<Configuration>) {
-        if self.frontends[nth].core.is_none() || self.frontends[nth].number() >= configuration.number {
-            return;
-        }
-        self.trace.say(self.now, || format!("f{} holds configuration {}", nth + 1, configuration.number));
-        self.frontends[nth].configuration = Some(configuration.clone());
-        for partition in 0..configuration.groups.len() {
-            let id = self.partition_id(partition);
-            let group = configuration.groups[partition].clone();
-            self.with_core(nth, |core: &mut Core| core.reconfigure(id, group));
-        }
-    }
-
-    /// Some frontend that knows of the joint epoch has the newcomer copy.
-    fn start_copy(&mut self, partition: usize, change: &Change) {
-        let group = self.configuration.groups[partition].clone();
-        let knows = |f: &usize| {
-            let frontend = &self.frontends[*f];
-            frontend.core.is_some() && frontend.number() >= group.epoch.0
-        };
-        let able: Vec<usize> = (0..self.frontends.len()).filter(knows).collect();
-        let give_up = change.failed > COPIES_MAX && !self.calm
-            || self.workers[usize::from(change.newcomer)].is_gone
-            || !self.calm && self.random.percent(5);
-        if give_up {
-            self.trace.say(self.now, || format!("p{partition}: the change is given up"));
-            self.changes[partition] = None;
-            self.decide(partition, group.replicas, None);
-            return if self.calm {
-                self.replace_gone()
-            };
-        }
-        if able.is_empty() {
-            return self.plan_step(self.now + 10 * MILLISECOND, partition, ChangeStep::Copy);
-        }
-        let leader = *self.random.pick(&able);
-        // Those that can be asked first.
-        let link = |w: &WorkerIx| !self.frontends[leader].links[usize::from(*w)].up;
-        let mut old = group.replicas.to_vec();
-        let turn = self.random.index(old.len());
-        old.rotate_left(turn);
-        old.sort_by_key(link);
-        let (id, epoch) = (self.partition_id(partition), group.epoch);
-        let job = CopyJob { partition: id, epoch, old, newcomer: change.newcomer, name: self.random.next() };
-        self.start_task(leader, Job::Copy(job));
-    }
-
-    pub(crate) fn copy_ended(&mut self, partition: usize, epoch: Epoch, copied: bool) {
-        let joint = &self.configuration.groups[partition];
-        if joint.epoch != epoch || !joint.is_joint() {
-            return;
-        }
-        let Some(change) = &mut self.changes[partition] else { return };
-        change.failed += u32::from(!copied);
-        let step = if copied { ChangeStep::Complete } else { ChangeStep::Copy };
-        if copied && !self.calm {
-            self.hold_puts(partition);
-        }
-        let at = self.now + self.random.spread(100, 60 * MILLISECOND);
-        self.plan_step(at, partition, step);
+    #[test]
+    fn a_replica_is_replaced_and_its_rows_follow() {
+        let voters: Vec<Voter> = [1, 3, 4].map(voter).to_vec();
+        let first = first(&voters, 2, 1, false, &mut Random::new(7));
+        assert!(is_sound(&first) && first.partitions.len() == usize::from(PARTITIONS));
+        let begin = Step::Begin { out: 1, newcomer: voter(2) };
+        let joint = after(&first, 2, 1, &begin);
+        assert!(is_sound(&joint));
+        let rows = |ring: &RingConfig| ring.partitions.iter().filter(|row| row.is_joint()).count();
+        assert_eq!(rows(&joint), usize::from(PARTITIONS) / 2);
+        assert_eq!(joint.member_list(), "w1, w2, w3, w4");
+        let mut voters = voters;
+        voters.push(voter(2));
+        let seen = Configuration::of(Arc::new(joint.clone()), &voters, 2);
+        assert!(seen.groups[1].next.as_ref().is_some_and(|next| next.contains(&3)), "slot 3 is w2");
+        let left = seen.groups[1].replicas[1];
+        let done = after(&joint, 2, 1, &Step::Complete);
+        let seen = Configuration::of(Arc::new(done.clone()), &voters, 2);
+        assert!(!seen.groups[1].contains(left) && seen.groups[1].contains(3) && !seen.is_joint());
+        let mut given_up = after(&joint, 2, 1, &Step::Abort);
+        without(&mut given_up, |member| member.id == voter(2).id);
+        assert!(is_sound(&given_up));
+        let old = Configuration::of(Arc::new(first), &voters, 2);
+        let again = Configuration::of(Arc::new(given_up), &voters, 2);
+        assert_eq!(again.groups[1].replicas, old.groups[1].replicas);
     }
 }

@@ -18,6 +18,7 @@ use tercet_frontend::healing::delta::{Delta, DeltaJob, delta};
 use tercet_frontend::healing::{ChosenFlush, HealError, OwnerView, Peers, Stable, Unanswered};
 use tokio::sync::oneshot;
 
+use crate::driver::CopyName;
 use crate::world::{Event, World};
 
 /// Set in the numbers of calls that are not the core's.
@@ -39,7 +40,7 @@ pub(crate) enum Job {
 /// What it came to.
 #[derive(Debug)]
 pub(crate) enum Done {
-    Copy { partition: PartitionId, epoch: Epoch, result: Result<(), HealError> },
+    Copy { name: CopyName, result: Result<(), HealError> },
     Compare { compared: Compared, result: Result<(), HealError> },
     Other,
 }
@@ -150,7 +151,7 @@ impl Tasks {
             match job {
                 Job::Copy(job) => {
                     let result = copy(&desk, &job, &mut Copied::default(), &mut |_| ()).await;
-                    Done::Copy { partition: job.partition, epoch: job.epoch, result }
+                    Done::Copy { name: (job.partition.index(), job.epoch, job.newcomer), result }
                 }
                 Job::Compare(group) => {
                     let mut compared = Compared::default();
@@ -228,7 +229,7 @@ impl World {
     fn carry_order(&mut self, nth: usize, order: Order) {
         match order {
             Order::Ask(worker, request, answer) => {
-                if !self.frontends[nth].links[usize::from(worker)].up {
+                if !self.frontends[nth].links[usize::from(worker)].usable {
                     return;
                 }
                 let tasks = &mut self.frontends[nth].tasks;
@@ -274,9 +275,7 @@ impl World {
     fn task_ended(&mut self, nth: usize, done: Done) {
         self.trace.say(self.now, || format!("f{} ended {done:?}", nth + 1));
         match done {
-            Done::Copy { partition, epoch, result } => {
-                self.copy_ended(partition.index(), epoch, result.is_ok());
-            }
+            Done::Copy { name, result } => self.copy_ended(nth, name, result.is_ok()),
             Done::Compare { compared, result } => self.equal &= result.is_ok() && compared.was_equal(),
             Done::Other => {}
         }

@@ -1,13 +1,11 @@
 //! What goes wrong, and when it ends.
 
 use tercet_check::Outcome;
-use tercet_frontend::coordinator::core::WorkerIx;
 
 use crate::agenda::{MILLISECOND, Time};
 use crate::history::Purpose;
 use crate::model::Command;
 use crate::plan::Trouble;
-use crate::ring::ChangeStep;
 use crate::world::{Event, World};
 
 impl World {
@@ -36,10 +34,7 @@ impl World {
                 let link = &mut self.frontends[frontend].links[worker];
                 *(if to { &mut link.cut_to } else { &mut link.cut_from }) = until;
             }
-            Trouble::Suspicion => {
-                self.frontends[frontend].links[worker].suspected_until = until;
-                self.suspect(frontend, worker, until);
-            }
+            Trouble::Suspicion => self.suspect(frontend, worker, until),
             Trouble::DiskFull => {
                 self.set_disk_full(worker, true);
                 self.agenda.plan(until, Event::EndFull(worker));
@@ -50,12 +45,9 @@ impl World {
                 self.plan_orphans(worker, lasts);
                 self.pump(worker);
             }
-            Trouble::RingChange => {
-                let partition = self.random.index(self.plan.partitions);
-                self.begin_change(partition, None);
-            }
+            Trouble::RingChange => self.wish(),
             Trouble::LostDisk => self.lose_disk(worker, until),
-            Trouble::Backup => self.backups[worker] = Some(self.workers[worker].disk.snapshot()),
+            Trouble::Backup => self.back_up(worker),
             Trouble::Pause => self.workers[worker].paused_until = until,
         }
         self.plan_trouble();
@@ -72,38 +64,19 @@ impl World {
         self.agenda.plan(at, Event::LandOrphans(worker));
     }
 
-    /// At most one replica's data at a time: two of three would be all that some writes have.
-    fn lose_disk(&mut self, worker: usize, until: Time) {
-        let me = worker as WorkerIx;
-        let groups = &self.configuration.groups;
-        let is_gone = |w: &WorkerIx| self.workers[usize::from(*w)].is_gone;
-        let in_trouble = groups.iter().any(|g| g.is_joint() || g.everyone().iter().any(is_gone));
-        let changing = self.changes.iter().any(Option::is_some);
-        let Some(spare) = self.workers.iter().position(|w| w.life == 0) else { return };
-        if in_trouble || changing || !self.workers[worker].is_running() {
-            return;
-        }
-        self.crash_worker(worker, until);
-        self.workers[worker].is_gone = true;
-        if let Some(backup) = self.backups[worker].take() {
-            self.workers[spare].restore(&backup);
-        }
-        self.start_worker(spare);
-        for partition in 0..self.plan.partitions {
-            if self.configuration.groups[partition].contains(me) {
-                self.begin_change(partition, Some(me));
-            }
-        }
-    }
-
-    fn crash_worker(&mut self, worker: usize, until: Time) {
+    pub(crate) fn crash_worker(&mut self, worker: usize, until: Time) {
         if !self.workers[worker].is_running() {
             return;
         }
         self.workers[worker].kill();
-        let worker_life = self.workers[worker].life;
         self.plan_orphans(worker, until - self.now);
         self.agenda.plan(until, Event::StartWorker(worker));
+        self.tell_of_death(worker);
+    }
+
+    /// Those who are connected to a worker that has died see it, sooner or later.
+    pub(crate) fn tell_of_death(&mut self, worker: usize) {
+        let worker_life = self.workers[worker].life;
         for frontend in 0..self.frontends.len() {
             let life = self.frontends[frontend].life;
             let at = self.now + self.random.spread(50, 100 * MILLISECOND);
@@ -112,12 +85,11 @@ impl World {
     }
 
     fn crash_frontend(&mut self, frontend: usize, until: Time) {
-        if self.frontends[frontend].core.is_none() {
+        if !self.frontends[frontend].is_running() || !self.can_spare(frontend) {
             return;
         }
         let life = self.frontends[frontend].life;
         self.frontends[frontend].kill();
-        self.copies_lost();
         // Its clients see a broken connection: what they asked may have happened, or may yet.
         for operation in self.record.open_at(frontend, life) {
             let issued = &self.record.issued[operation];
@@ -137,20 +109,10 @@ impl World {
         self.agenda.plan(until, Event::LinkUp { frontend, life, worker });
     }
 
-    /// Copies that ran in a frontend that died begin again elsewhere.
-    fn copies_lost(&mut self) {
-        for partition in 0..self.changes.len() {
-            let joint = self.configuration.groups[partition].is_joint();
-            if self.changes[partition].is_some() && joint {
-                let at = self.now + self.random.spread(MILLISECOND, 100 * MILLISECOND);
-                self.plan_step(at, partition, ChangeStep::Copy);
-            }
-        }
-    }
-
     /// As a circuit breaker does: what is under way goes on, and nothing new is asked.
     fn suspect(&mut self, frontend: usize, worker: usize, until: Time) {
-        self.with_core(frontend, |core| core.peer(worker as u16, false));
+        self.frontends[frontend].links[worker].suspected_until = until;
+        self.look_at_peers(frontend);
         let life = self.frontends[frontend].life;
         self.agenda.plan(until, Event::LinkUp { frontend, life, worker });
     }

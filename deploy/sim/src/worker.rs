@@ -8,22 +8,29 @@
 //!   read      begun ──── snapshot (Look) ─────── told (Looked)
 //!   scan      begun ──── snapshot (Scan) ─────── told (Scanned)
 //!   promises  begun ──── durable (Keep) ──────── told (Kept)            one at a time
+//!   register  the same, see `acceptor`
 //! ```
+
+mod identity;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tercet_common::{KeyHash, PartitionId, Promise, Row};
+use tercet_common::ring_proposer::Voter;
+use tercet_common::ring_register::RegisterState;
+use tercet_common::{KeyHash, PartitionId, Promise, RingConfig, Row};
 use tercet_worker::engine::scans;
 use tercet_worker::replica::{
     Answer, Arrival, ChangeId, CommitId, Limits, Membership, ReadId, Replica, ScanId, ScanJob, ScanResult,
 };
-use tercet_worker::store::memory::{Fault, Snapshot};
+use tercet_worker::store::memory::Fault;
 use tercet_worker::store::{CommitOutcome, MemoryDisk, MemoryStore, Store, StoreError};
 
+use crate::acceptor::{Acceptor, Archive};
 use crate::agenda::{MILLISECOND, Time};
+use crate::calls::Errand;
 use crate::random::Random;
 
 /// Look-ups of one worker under way at once.
@@ -49,6 +56,8 @@ pub(crate) enum Step {
     Scanned(u64),
     Keep,
     Kept,
+    KeepRegister,
+    RegisterKept,
     /// The database connection is gone, and nobody asked for anything.
     NoticeLoss,
     Reopen,
@@ -58,7 +67,7 @@ pub(crate) enum Step {
 impl Step {
     /// It is the database's, and goes on although the worker is stopped.
     pub(crate) fn is_of_database(self) -> bool {
-        matches!(self, Self::CommitEnds(_) | Self::Look(_) | Self::Scan(_) | Self::Keep)
+        matches!(self, Self::CommitEnds(_) | Self::Look(_) | Self::Scan(_) | Self::Keep | Self::KeepRegister)
     }
 }
 
@@ -104,6 +113,7 @@ struct Process {
     scans: BTreeMap<u64, Scanning>,
     last_read: u64,
     keeping: Option<Keeping>,
+    acceptor: Acceptor,
     reopening: bool,
     probing: bool,
 }
@@ -114,36 +124,46 @@ pub(crate) struct Worker {
     /// Steps of earlier lives are void.
     pub life: u64,
     process: Option<Process>,
-    /// Kept on its disk: the number of the configuration that it holds, and what that makes of it.
-    membership: Option<Membership>,
-    /// Its data is lost; whoever has its disk now is somebody else.
+    /// Its id, and whose data it has.
+    pub voter: Voter,
+    /// Of the store, and what its journal came to when it was opened last.
+    generation: u64,
+    opened_seq: u64,
+    /// Part of its disk.
+    archive: Archive,
+    /// Its data is lost; whoever comes under its id now is somebody else, in another slot.
     pub is_gone: bool,
-    /// Data that a backup brought back gets a new identity before anything else.
-    renew: bool,
-    pub uuid: String,
+    /// The slot is kept for somebody.
+    pub is_reserved: bool,
+    /// Its disk was set back: what was on it before, and the slot that is kept for whom it becomes.
+    pub set_back: Option<(MemoryDisk, usize)>,
     pub paused_until: Time,
     pub database_down_until: Time,
     pub disk_full: bool,
     /// Steps to put on the agenda: after how long, and what.
     pub planned: Vec<(Time, Step)>,
+    /// Answers of the register that are to be sent.
+    pub decided: Vec<(Errand, RegisterState)>,
 }
 
 impl Worker {
-    pub(crate) fn new(name: &str, partitions: usize) -> Self {
-        let disk = MemoryDisk::with_partitions(name, partitions);
-        disk.hold_commits(true);
+    pub(crate) fn new(voter: Voter, partitions: usize) -> Self {
         Self {
-            disk,
+            disk: new_disk(&voter.uuid, partitions),
             life: 0,
             process: None,
-            membership: None,
+            voter,
+            generation: 0,
+            opened_seq: 0,
+            archive: Archive::default(),
             is_gone: false,
-            renew: false,
-            uuid: String::new(),
+            is_reserved: false,
+            set_back: None,
             paused_until: 0,
             database_down_until: 0,
             disk_full: false,
             planned: Vec::new(),
+            decided: Vec::new(),
         }
     }
 
@@ -159,7 +179,7 @@ impl Worker {
 
     /// Running, open, and with nothing under way.
     pub(crate) fn is_idle(&self) -> bool {
-        if self.is_gone || self.uuid.is_empty() && self.process.is_none() {
+        if self.is_gone || self.life == 0 {
             return true;
         }
         let idle = |p: &Process| {
@@ -179,6 +199,7 @@ impl Worker {
             scans: BTreeMap::new(),
             last_read: 0,
             keeping: None,
+            acceptor: Acceptor::default(),
             reopening: true,
             probing: false,
         });
@@ -189,23 +210,6 @@ impl Worker {
     pub(crate) fn kill(&mut self) {
         self.process = None;
         self.life += 1;
-    }
-
-    /// Takes the place of a worker whose data an old backup brought back.
-    pub(crate) fn restore(&mut self, snapshot: &Snapshot) {
-        self.disk.restore(snapshot);
-        self.renew = true;
-    }
-
-    /// Keeps a configuration, unless it holds a later one.
-    pub(crate) fn hold(&mut self, membership: Membership) {
-        if self.membership.as_ref().is_some_and(|held| held.number() >= membership.number()) {
-            return;
-        }
-        if let Some(process) = &mut self.process {
-            process.replica.set_membership(membership.clone());
-            self.membership = Some(membership);
-        }
     }
 
     pub(crate) fn submit(&mut self, arrival: Arrival) {
@@ -296,6 +300,16 @@ impl Worker {
                     process.replica.on_promises(outcome);
                 }
             }
+            Step::KeepRegister => {
+                let fails = random.permille(pace.failing).then(|| random.percent(50));
+                process.acceptor.keep(&process.store, &mut self.archive, fails);
+                self.planned.push((random.spread(20, MILLISECOND), Step::RegisterKept));
+            }
+            Step::RegisterKept => {
+                if let Some(ring) = process.acceptor.kept(&mut self.decided) {
+                    process.replica.set_membership(membership(&ring, &self.voter));
+                }
+            }
             Step::NoticeLoss => {
                 if process.store.lost().now_or_never().is_some() {
                     process.replica.lose();
@@ -306,14 +320,10 @@ impl Worker {
                     self.planned.push((self.database_down_until - now, Step::Reopen));
                 } else if let Some(Ok(loaded)) = process.store.open().now_or_never() {
                     process.reopening = false;
-                    self.uuid = loaded.identity.worker_uuid;
-                    if std::mem::take(&mut self.renew)
-                        && let Some(Ok(uuid)) = process.store.renew_identity().now_or_never()
-                    {
-                        self.uuid = uuid;
-                    }
-                    if let Some(membership) = &self.membership {
-                        process.replica.set_membership(membership.clone());
+                    self.generation = loaded.identity.boot_generation;
+                    self.opened_seq = loaded.identity.journal_seq;
+                    if let Some(ring) = process.acceptor.load(&self.archive, &loaded.identity.register) {
+                        process.replica.set_membership(membership(&ring, &self.voter));
                     }
                     process.replica.open(loaded.partitions);
                 } else {
@@ -384,6 +394,14 @@ impl Worker {
             process.keeping = Some(Keeping { promises, outcome: None });
             self.planned.push((random.spread(100, pace.commit_time), Step::Keep));
         }
+        if !process.replica.is_open() {
+            process.acceptor.refuse();
+        } else if !process.acceptor.is_keeping() {
+            process.acceptor.go_on(&self.voter.uuid, &mut self.decided);
+            if process.acceptor.is_keeping() {
+                self.planned.push((random.spread(100, pace.commit_time), Step::KeepRegister));
+            }
+        }
         if process.replica.work().reopen && !process.reopening && !process.has_calls() {
             process.reopening = true;
             self.planned.push((random.spread(MILLISECOND, 100 * MILLISECOND), Step::Reopen));
@@ -396,6 +414,17 @@ impl Worker {
     }
 }
 
+fn new_disk(name: &str, partitions: usize) -> MemoryDisk {
+    let disk = MemoryDisk::with_partitions(name, partitions);
+    disk.hold_commits(true);
+    disk
+}
+
+/// What a configuration makes of a worker.
+fn membership(ring: &RingConfig, voter: &Voter) -> Membership {
+    Membership::from_config(ring, &voter.id, &voter.uuid)
+}
+
 impl Process {
     fn ended(&mut self, ending: Ending, outcome: CommitOutcome) {
         match ending {
@@ -406,6 +435,7 @@ impl Process {
 
     /// Some call to the store has not ended.
     fn has_calls(&self) -> bool {
-        !self.commits.is_empty() || !self.reads.is_empty() || !self.scans.is_empty() || self.keeping.is_some()
+        let kept = self.keeping.is_some() || self.acceptor.is_keeping();
+        kept || !self.commits.is_empty() || !self.reads.is_empty() || !self.scans.is_empty()
     }
 }

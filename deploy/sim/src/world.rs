@@ -4,35 +4,37 @@
 //! that the seed decides. Nothing else moves: a seed replays exactly.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::time::Duration;
 
-use tercet_common::{Epoch, PartitionId, ReplicaReply, ReplicaRequest, WorkerId};
-use tercet_frontend::coordinator::core::{CallId, Core, Group, Replicas, WorkerIx};
-use tercet_worker::replica::Arrival;
-use tercet_worker::store::memory::Snapshot;
+use tercet_common::ring_proposer::Voter;
+use tercet_common::{PartitionId, ReplicaReply, ReplicaRequest, RingConfig, WorkerId};
+use tercet_frontend::coordinator::core::{CallId, Core, WorkerIx};
 
 use crate::agenda::{Agenda, MILLISECOND, SECOND, Time};
-use crate::client::{Answers, Level};
+use crate::calls::{Errand, Said};
+use crate::client::Answers;
+use crate::council::Council;
+use crate::decide::Ledger;
 use crate::frontend::Frontend;
-use crate::history::{Purpose, Record};
+use crate::history::Record;
 use crate::keys::{SimKey, keys};
-use crate::model::Command;
+use crate::loss::Backup;
+use crate::network::Stream;
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::ring::{Change, ChangeStep, Configuration};
-use crate::tasks::is_ask;
-use crate::trace::{Trace, show_reply, show_request};
-use crate::worker::{Pace, Step, Worker};
+use crate::ring::first;
+use crate::trace::Trace;
+use crate::worker::{Step, Worker};
 
-/// Between two rounds of a frontend's repair queue.
-const REPAIR_EVERY: Time = 200 * MILLISECOND;
-/// The repair reads of one round.
-const REPAIR_ROUND: usize = 16;
+/// After so many pulses without trouble, everybody has been heard of again.
+const PULSES_TO_STEADY: u64 = 8;
 
 pub(crate) enum Event {
     Client(usize),
     Request {
         stream: Stream,
+        /// The start of the worker that the stream was opened to.
+        worker_life: u64,
         call: CallId,
         request: ReplicaRequest,
     },
@@ -71,18 +73,35 @@ pub(crate) enum Event {
     StartFrontend(usize),
     EndFull(usize),
     LandOrphans(usize),
-    WorkerHolds {
-        worker: usize,
-        configuration: Arc<Configuration>,
-    },
-    FrontendHolds {
+    /// A heartbeat of a worker comes to a frontend.
+    Beat {
         frontend: usize,
-        configuration: Arc<Configuration>,
+        life: u64,
+        worker: usize,
     },
-    Change {
-        partition: usize,
-        nth: u64,
-        step: ChangeStep,
+    /// Heartbeats of all.
+    Pulse {
+        frontend: usize,
+        life: u64,
+    },
+    /// What a worker as a whole is asked, and says.
+    Call(Box<Errand>),
+    Answer(Box<(Errand, Said)>),
+    CallTimeout {
+        frontend: usize,
+        life: u64,
+        worker: usize,
+        kind: usize,
+        nr: u64,
+    },
+    /// A frontend looks at what it knows of workers and configurations, and at what it is changing.
+    Attend {
+        frontend: usize,
+        life: u64,
+    },
+    Drive {
+        frontend: usize,
+        life: u64,
     },
     /// Of a procedure's request.
     AskTimeout {
@@ -95,27 +114,6 @@ pub(crate) enum Event {
     Trouble,
 }
 
-/// One connection of one frontend's life to one worker.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Stream {
-    pub(crate) frontend: usize,
-    pub(crate) life: u64,
-    pub(crate) worker: usize,
-    pub(crate) generation: u32,
-}
-
-impl Stream {
-    /// As the caller's number at the worker, which echoes it.
-    fn pack(self) -> u64 {
-        ((self.frontend as u64) << 56) | (self.life << 32) | u64::from(self.generation)
-    }
-
-    fn unpack(caller: u64, worker: usize) -> Self {
-        let (frontend, life) = ((caller >> 56) as usize, (caller >> 32) & 0xff_ffff);
-        Self { frontend, life, worker, generation: caller as u32 }
-    }
-}
-
 /// See the module.
 pub(crate) struct World {
     pub(crate) plan: Plan,
@@ -124,13 +122,12 @@ pub(crate) struct World {
     pub(crate) agenda: Agenda<Event>,
     pub(crate) keys: Vec<SimKey>,
     pub(crate) names: Vec<WorkerId>,
-    /// The one that was decided last.
-    pub(crate) configuration: Arc<Configuration>,
-    /// Of each partition the change under way.
-    pub(crate) changes: Vec<Option<Change>>,
-    pub(crate) changes_begun: u64,
+    /// What the settings of all frontends say of the ring.
+    first: RingConfig,
+    /// What anybody knows to be decided.
+    pub(crate) ledger: Ledger,
     /// Of each worker's disk, perhaps an old copy.
-    pub(crate) backups: Vec<Option<Snapshot>>,
+    pub(crate) backups: Vec<Option<Backup>>,
     /// Comparisons since this was set have found all equal.
     pub(crate) equal: bool,
     pub(crate) frontends: Vec<Frontend>,
@@ -143,6 +140,8 @@ pub(crate) struct World {
     pub(crate) calm: bool,
     /// Then the last message has arrived that was sent before the calm.
     pub(crate) quiet_at: Time,
+    /// Then everybody has been heard of since, by everybody.
+    pub(crate) steady_at: Time,
     pub(crate) events: u64,
     pub(crate) trace: Trace,
     /// The first thing that must not be.
@@ -153,16 +152,13 @@ impl World {
     pub(crate) fn new(seed: u64, trace: Trace) -> Self {
         let mut random = Random::new(seed);
         let plan = Plan::draw(&mut random);
-        let names =
+        let names: Vec<WorkerId> =
             (1..=plan.workers + plan.spares).filter_map(|n| WorkerId::new(&format!("w{n}")).ok()).collect();
-        let mut groups = Vec::new();
-        for _ in 0..plan.partitions {
-            let mut all: Vec<WorkerIx> = (0..plan.workers as WorkerIx).collect();
-            let replicas: Replicas = (0..3).map(|_| all.swap_remove(random.index(all.len()))).collect();
-            groups.push(Group::stable(Epoch(1), replicas));
-        }
-        let worker = |n: usize| Worker::new(&format!("w{}", n + 1), plan.partitions);
-        let workers = (0..plan.workers + plan.spares).map(worker).collect();
+        let voter = |id: &WorkerId| Voter { id: id.clone(), uuid: id.to_string() };
+        let voters: Vec<Voter> = names.iter().map(voter).collect();
+        let listed = &voters[..plan.workers];
+        let first = first(listed, plan.partitions, plan.virtual_nodes, plan.planned, &mut random);
+        let workers = voters.into_iter().map(|voter| Worker::new(voter, plan.partitions)).collect();
         let skew = (plan.skew / MILLISECOND).cast_signed();
         let mut frontend = |_| {
             Frontend::new(
@@ -176,9 +172,8 @@ impl World {
             agenda: Agenda::default(),
             keys: keys(plan.keys, plan.partitions),
             names,
-            configuration: Arc::new(Configuration { number: 1, groups }),
-            changes: vec![None; plan.partitions],
-            changes_begun: 0,
+            first,
+            ledger: Ledger::default(),
             equal: true,
             backups: vec![None; plan.workers + plan.spares],
             frontends,
@@ -188,6 +183,7 @@ impl World {
             to_issue: plan.operations,
             calm: false,
             quiet_at: 0,
+            steady_at: 0,
             events: 0,
             trace,
             violation: None,
@@ -249,7 +245,9 @@ impl World {
     fn carry_out(&mut self, event: Event) {
         match event {
             Event::Client(client) => self.client_turn(client),
-            Event::Request { stream, call, request } => self.deliver_request(stream, call, request),
+            Event::Request { stream, worker_life, call, request } => {
+                self.deliver_request(stream, worker_life, call, request);
+            }
             Event::Reply { stream, call, reply } => self.deliver_reply(stream, call, reply),
             Event::Tick { frontend, life } => {
                 if self.frontends[frontend].life == life && self.frontends[frontend].tick_at == Some(self.now)
@@ -277,12 +275,22 @@ impl World {
             Event::StartFrontend(frontend) => self.start_frontend(frontend),
             Event::EndFull(worker) => self.set_disk_full(worker, false),
             Event::LandOrphans(worker) => self.land_orphans(worker),
-            Event::WorkerHolds { worker, configuration } => {
-                self.workers[worker].hold(configuration.membership(worker));
-                self.pump(worker);
+            Event::Beat { frontend, life, worker } if self.frontends[frontend].life == life => {
+                self.beat(frontend, worker);
             }
-            Event::FrontendHolds { frontend, configuration } => self.frontend_holds(frontend, &configuration),
-            Event::Change { partition, nth, step } => self.change_step(partition, nth, step),
+            Event::Pulse { frontend, life } if self.lives(frontend, life) => self.pulse(frontend),
+            Event::Call(errand) => self.deliver_call(*errand),
+            Event::Answer(answer) => {
+                let (errand, said) = *answer;
+                self.call_answered(&errand, said);
+            }
+            Event::CallTimeout { frontend, life, worker, kind, nr } if self.lives(frontend, life) => {
+                self.call_timeout(frontend, worker, kind, nr);
+            }
+            Event::Attend { frontend, life } if self.lives(frontend, life) => self.attend(frontend),
+            Event::Drive { frontend, life } if self.lives(frontend, life) => self.drive(frontend),
+            Event::Beat { .. } | Event::Pulse { .. } | Event::CallTimeout { .. } => {}
+            Event::Attend { .. } | Event::Drive { .. } => {}
             Event::AskTimeout { frontend, life, ask } if self.frontends[frontend].life == life => {
                 self.ask_timeout(frontend, ask);
             }
@@ -290,6 +298,11 @@ impl World {
             Event::Chore => self.chore(),
             Event::Trouble => self.trouble(),
         }
+    }
+
+    /// The process of a frontend that something was planned for still runs.
+    fn lives(&self, frontend: usize, life: u64) -> bool {
+        self.frontends[frontend].life == life && self.frontends[frontend].is_running()
     }
 
     /// Transactions without a client reach the disk. Not behind the back of a worker that has opened it since.
@@ -311,12 +324,7 @@ impl World {
         }
         self.trace.say(self.now, || format!("w{} starts", worker + 1));
         self.workers[worker].start(self.plan.partitions);
-        if self.workers[worker].life == 1 {
-            // Who begins anew has registered, and holds the configuration of that time.
-            self.workers[worker].hold(self.configuration.membership(worker));
-        }
         self.pump(worker);
-        self.tell_worker(worker);
         for frontend in 0..self.frontends.len() {
             let life = self.frontends[frontend].life;
             let at = self.now + self.random.spread(100, 20 * MILLISECOND);
@@ -325,20 +333,18 @@ impl World {
     }
 
     pub(crate) fn start_frontend(&mut self, nth: usize) {
-        if self.frontends[nth].core.is_some() {
+        if self.frontends[nth].is_running() {
             return;
         }
-        let groups = self.configuration.groups.iter().enumerate();
-        let ring: Vec<_> = groups.map(|(nth, group)| (self.partition_id(nth), group.clone())).collect();
-        let (tuning, names) = (self.plan.tuning.clone(), self.names.clone());
-        self.frontends[nth].start(nth, tuning, names, ring);
-        self.frontends[nth].configuration = Some(self.configuration.clone());
+        let grace = Duration::from_micros(self.plan.grace);
+        self.frontends[nth].start(nth, self.now, self.first.clone(), grace);
         let life = self.frontends[nth].life;
         self.trace.say(self.now, || format!("f{} starts its life {life}", nth + 1));
         for worker in 0..self.workers.len() {
             let at = self.now + self.random.spread(50, 5 * MILLISECOND);
             self.agenda.plan(at, Event::LinkUp { frontend: nth, life, worker });
         }
+        self.plan_pulse(nth);
     }
 
     pub(crate) fn set_link(&mut self, frontend: usize, worker: usize, up: bool) {
@@ -359,13 +365,16 @@ impl World {
         if broke {
             self.frontends[frontend].tasks.link_lost(worker as WorkerIx);
         }
-        self.with_core(frontend, |core| {
-            if broke {
+        if broke {
+            self.frontends[frontend].links[worker].usable = false;
+            self.with_core(frontend, |core| {
                 core.peer(worker as WorkerIx, false);
                 core.link_lost(worker as WorkerIx);
-            }
-            core.peer(worker as WorkerIx, up);
-        });
+            });
+        }
+        self.beat(frontend, worker);
+        self.look_at_peers(frontend);
+        self.plan_attend(frontend, now);
     }
 
     /// Does something with a core, then carries out what it decides.
@@ -406,161 +415,15 @@ impl World {
         }
     }
 
-    /// How long a message is on its way. Messages overtake each other.
-    fn delay(&mut self) -> Time {
-        let (usual, worst) = self.plan.delay;
-        if !self.calm && self.random.permille(self.plan.late) {
-            self.random.between(usual, worst)
-        } else {
-            self.random.between(usual / 4, usual)
-        }
-    }
-
-    pub(crate) fn send(&mut self, frontend: usize, worker: WorkerIx, call: CallId, request: ReplicaRequest) {
-        let worker = usize::from(worker);
-        let link = self.frontends[frontend].links[worker];
-        let life = self.frontends[frontend].life;
-        let stream = Stream { frontend, life, worker, generation: link.generation };
-        let lost = link.cut_to > self.now || !self.calm && self.random.permille(self.plan.lost);
-        self.trace.say(self.now, || {
-            let lost = if lost { "  LOST" } else { "" };
-            format!("f{}→w{} {} {}{lost}", frontend + 1, worker + 1, call.raw(), show_request(&request))
-        });
-        if lost {
-            return;
-        }
-        // A stream carries nothing twice, and for what a client wants put that counts: one copy refused and the other stored
-        // would be told as not applied. Frontends themselves send such things again, where no answer came.
-        let once = matches!(request, ReplicaRequest::Put { .. } | ReplicaRequest::Flush { chosen: None, .. });
-        if !self.calm && self.random.permille(self.plan.doubled) && !once {
-            let at = self.now + self.delay() * 2;
-            self.agenda.plan(at, Event::Request { stream, call, request: request.clone() });
-        }
-        let at = self.now + self.delay();
-        self.agenda.plan(at, Event::Request { stream, call, request });
-    }
-
-    fn deliver_request(&mut self, stream: Stream, call: CallId, request: ReplicaRequest) {
-        let worker = &mut self.workers[stream.worker];
-        if worker.paused_until > self.now {
-            return self.agenda.plan(worker.paused_until, Event::Request { stream, call, request });
-        }
-        if worker.is_running() {
-            self.trace.say(self.now, || {
-                format!("  w{} takes {} of f{}", stream.worker + 1, call.raw(), stream.frontend + 1)
-            });
-            worker.submit(Arrival::new(stream.pack(), call.raw(), self.now, request));
-            self.pump(stream.worker);
-        }
-    }
-
-    fn deliver_reply(&mut self, stream: Stream, call: CallId, reply: ReplicaReply) {
-        let frontend = &self.frontends[stream.frontend];
-        if frontend.life == stream.life && frontend.links[stream.worker].generation == stream.generation {
-            self.trace.say(self.now, || format!("  f{} hears {}", stream.frontend + 1, call.raw()));
-            if is_ask(call) {
-                self.ask_answered(stream.frontend, call, reply);
-            } else {
-                self.with_core(stream.frontend, |core| core.reply(call, reply));
-            }
-        }
-    }
-
-    fn worker_step(&mut self, nth: usize, life: u64, step: Step) {
-        let (now, pace) = (self.now, self.pace());
-        let worker = &mut self.workers[nth];
-        if worker.life != life {
-            return;
-        }
-        if worker.paused_until > now && !step.is_of_database() {
-            return self.agenda.plan(worker.paused_until, Event::Worker { worker: nth, life, step });
-        }
-        worker.step(now, step, pace, &mut self.random);
-        self.trace.say(now, || format!("  w{} {step:?}", nth + 1));
-        self.pump(nth);
-    }
-
-    fn pace(&self) -> Pace {
-        Pace {
-            writers: self.plan.writers,
-            commit_time: self.plan.commit_time,
-            failing: if self.calm { 0 } else { self.plan.failing_commits },
-        }
-    }
-
-    /// Lets a worker go on, sends its answers, and plans what it plans.
-    pub(crate) fn pump(&mut self, nth: usize) {
-        let pace = self.pace();
-        let worker = &mut self.workers[nth];
-        let answers = worker.pump(pace, &mut self.random);
-        let life = worker.life;
-        for (after, step) in std::mem::take(&mut worker.planned) {
-            self.agenda.plan(self.now + after, Event::Worker { worker: nth, life, step });
-        }
-        for answer in answers {
-            let stream = Stream::unpack(answer.ticket.caller, nth);
-            let call = CallId::from_raw(answer.ticket.id);
-            let cut = self.frontends[stream.frontend].links[nth].cut_from > self.now;
-            let lost = cut || !self.calm && self.random.permille(self.plan.lost);
-            self.trace.say(self.now, || {
-                let (frontend, lost) = (stream.frontend + 1, if lost { "  LOST" } else { "" });
-                format!("w{}→f{frontend} {} {}{lost}", nth + 1, call.raw(), show_reply(&answer.reply))
-            });
-            if !lost {
-                let at = self.now + self.delay();
-                self.agenda.plan(at, Event::Reply { stream, call, reply: answer.reply });
-            }
-        }
-    }
-
-    pub(crate) fn plan_repair(&mut self, nth: usize) {
-        let frontend = &mut self.frontends[nth];
-        if !std::mem::replace(&mut frontend.repair_planned, true) {
-            self.agenda.plan(self.now + REPAIR_EVERY, Event::Repair { frontend: nth, life: frontend.life });
-        }
-    }
-
-    /// A round of the repair queue, as the shell does it: flushes are sent again, keys are read from all replicas.
-    fn repair(&mut self, nth: usize) {
-        let frontend = &mut self.frontends[nth];
-        frontend.repair_planned = false;
-        let is_gone = |worker: WorkerIx| self.workers[usize::from(worker)].is_gone;
-        frontend.missed_keys.retain(|(worker, _)| !is_gone(*worker));
-        frontend.missed_flushes.retain(|(worker, _), _| !is_gone(*worker));
-        let is_up = |worker: WorkerIx| frontend.links[usize::from(worker)].up;
-        let flushes: Vec<_> =
-            frontend.missed_flushes.extract_if(.., |(worker, _), _| is_up(*worker)).collect();
-        let keys: Vec<_> = frontend
-            .missed_keys
-            .iter()
-            .filter(|(worker, _)| is_up(*worker))
-            .take(REPAIR_ROUND)
-            .cloned()
-            .collect();
-        for missed in &keys {
-            frontend.missed_keys.remove(missed);
-        }
-        for ((worker, partition), (ballot, clock)) in flushes {
-            self.with_core(nth, |core| core.repair_flush(worker, partition, ballot, clock));
-        }
-        for (worker, key) in keys {
-            if let Some(key) = self.keys.iter().position(|known| known.key == key) {
-                self.issue(nth, Purpose::Repair(worker), key, Command::Get, Level::All);
-            }
-        }
-        let frontend = &self.frontends[nth];
-        if !(frontend.missed_flushes.is_empty() && frontend.missed_keys.is_empty()) {
-            self.plan_repair(nth);
-        }
-    }
-
     /// Ends all trouble: from now on the network is whole and everybody runs.
     pub(crate) fn calm_down(&mut self) {
         self.trace.say(self.now, || "all trouble ends".to_owned());
         self.calm = true;
+        self.to_issue = 0;
         let now = self.now;
         // Doubles take twice as long, and who was paused hears them a bit later.
         self.quiet_at = now + 2 * self.plan.delay.1 + 2 * MILLISECOND;
+        self.steady_at = now + PULSES_TO_STEADY * self.plan.pulse;
         for worker in 0..self.workers.len() {
             let paused = &mut self.workers[worker];
             paused.paused_until = paused.paused_until.min(now + MILLISECOND);
@@ -568,7 +431,6 @@ impl World {
             self.set_disk_full(worker, false);
             if was_started(&self.workers[worker]) {
                 self.start_worker(worker);
-                self.tell_worker(worker);
             }
         }
         for nth in 0..self.frontends.len() {
@@ -576,20 +438,31 @@ impl World {
                 (link.cut_to, link.cut_from, link.suspected_until) = (now, now, now);
             }
             self.start_frontend(nth);
-            let configuration = self.configuration.clone();
-            self.frontend_holds(nth, &configuration);
+            self.frontends[nth].driver.wish = None;
+            self.plan_drive(nth, now + 1);
             for worker in 0..self.workers.len() {
                 self.set_link(nth, worker, true);
             }
         }
-        self.replace_gone();
     }
 
     pub(crate) fn is_idle(&self) -> bool {
+        let newest = self.ledger.newest().map_or(0, |ring| ring.epoch.0);
         self.record.unanswered() == 0
-            && self.changes.iter().all(Option::is_none)
-            && self.frontends.iter().all(|f| f.is_idle() && f.number() == self.configuration.number)
+            && (self.now > self.steady_at || !self.plan.planned)
+            && self.frontends.iter().all(|f| f.is_idle() && f.number() == newest)
             && self.workers.iter().all(Worker::is_idle)
+            && self.frontends.iter().all(|frontend| self.uses_all(frontend))
+    }
+
+    /// The frontend may ask every member for data.
+    fn uses_all(&self, frontend: &Frontend) -> bool {
+        let Some(configuration) = &frontend.configuration else { return false };
+        let mut members = (0..self.workers.len()).filter(|slot| {
+            let worker = &self.workers[*slot];
+            worker.is_running() && worker.voter.is_member(&configuration.ring)
+        });
+        members.all(|slot| frontend.links[slot].usable)
     }
 
     /// What is still under way, in words.
@@ -598,7 +471,9 @@ impl World {
         for (nth, frontend) in self.frontends.iter().enumerate() {
             let core = frontend.core.as_ref().map(|core| (core.in_flight(), core.waiting()));
             let missed = (frontend.missed_keys.len(), frontend.missed_flushes.len());
-            let _ = write!(left, " f{}: {core:?}, missed {missed:?};", nth + 1);
+            let council = frontend.council.as_ref().is_some_and(Council::is_idle);
+            let ring = (frontend.number(), council, frontend.driver.rests, frontend.tasks.is_idle());
+            let _ = write!(left, " f{}: {core:?}, missed {missed:?}, ring {ring:?};", nth + 1);
         }
         for (nth, worker) in self.workers.iter().enumerate() {
             let _ = write!(left, " w{}: {};", nth + 1, if worker.is_idle() { "idle" } else { "busy" });

@@ -6,18 +6,23 @@ use tercet_sim::campaign::run_caught;
 
 /// A seed whose schedule shows the break. What changes elsewhere shifts schedules, so those that follow will do too.
 const KILLERS: &[(Mutant, u64)] = &[
-    (Mutant::GetUnrewritten, 24),
-    (Mutant::NoJointQuorums, 73),
-    (Mutant::ForgetPromises, 297),
-    (Mutant::RetryUncertain, 8),
-    (Mutant::CopyFromOne, 137),
-    (Mutant::PrepareWithoutBarrier, 967),
-    (Mutant::OrphansNotEnded, 12),
-    (Mutant::ExpiryWithoutTombstone, 283),
+    (Mutant::GetUnrewritten, 3),
+    (Mutant::NoJointQuorums, 245),
+    (Mutant::ForgetPromises, 3_245),
+    (Mutant::RetryUncertain, 3),
+    (Mutant::CopyFromOne, 281),
+    (Mutant::PrepareWithoutBarrier, 16),
+    (Mutant::OrphansNotEnded, 28),
+    (Mutant::ExpiryWithoutTombstone, 5_238),
     (Mutant::AnswerBeforeCommit, 0),
-    (Mutant::MemoryOverGenerations, 59),
-    (Mutant::FlushWithoutHold, 22),
-    (Mutant::UnansweredAsRefused, 28),
+    (Mutant::MemoryOverGenerations, 270),
+    (Mutant::FlushWithoutHold, 186),
+    (Mutant::UnansweredAsRefused, 3),
+    // Of 9,000 schedules with the last two, four and two showed it; with the others, one of some dozens does.
+    (Mutant::VoteWithoutPromises, 3),
+    (Mutant::VoteUnbound, 26),
+    (Mutant::VoteBelowPromise, 1_491),
+    (Mutant::DecideWithoutElectors, 1_582),
 ];
 
 /// Seeds that are tried where the named one does not show it any more.
@@ -38,12 +43,7 @@ const DIRECTED: &[Mutant] = &[
     Mutant::UnknownAsRefused,
     Mutant::CacheFilledLate,
     Mutant::EpochWithoutFence,
-    // The register of ring configurations has a simulation of its own, in its crate.
-    Mutant::VoteBelowPromise,
     Mutant::VoteOutOfTurn,
-    Mutant::VoteWithoutPromises,
-    Mutant::VoteUnbound,
-    Mutant::DecideWithoutElectors,
     Mutant::CountForgetful,
 ];
 

@@ -1,10 +1,10 @@
-//! Some thousand schedules, as every change must survive them; `tercet-sim` runs the millions.
+//! A thousand schedules, as every change must survive them; `tercet-sim` runs the millions.
 
 use tercet_sim::{Campaign, Trace, run_traced};
 
 #[test]
 fn schedules_break_no_promise() {
-    const SEEDS: u64 = 1_500;
+    const SEEDS: u64 = 1_000;
     let campaign = Campaign { from: 0, seeds: SEEDS, time: None, threads: 2, violations_max: 1 };
     let totals = campaign.run(|| (), |_| ());
     let first = totals
