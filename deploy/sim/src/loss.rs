@@ -7,7 +7,8 @@
 //! **What is taken for given.** One disk at a time, and only where everybody knows the newest configuration: two of three
 //! would be all that some writes have. A disk is set back only by more than what the others have not been told yet: what is
 //! younger is not recognised, by design. And whoever could tell that the others are sound stays until the lost one is replaced,
-//! for of three workers, one that was started again under a frontend that was, too, is not known to be.
+//! for of three workers, one that was started again under a frontend that was, too, is not known to be. Members that hold nothing
+//! count there like any other.
 
 use std::collections::BTreeSet;
 
@@ -16,6 +17,7 @@ use tercet_worker::store::memory::Snapshot;
 
 use crate::agenda::Time;
 use crate::ring::Configuration;
+use crate::worker::Worker;
 use crate::world::World;
 
 /// A copy of a disk, and how far it had come.
@@ -61,8 +63,7 @@ impl World {
 
     fn can_lose(&self, slot: usize, newest: &Configuration) -> bool {
         let worker = &self.workers[slot];
-        let is_lost =
-            |w: &crate::worker::Worker| w.is_gone && newest.is_voter(&w.voter) || w.set_back.is_some();
+        let is_lost = |w: &Worker| w.is_gone && w.voter.is_member(&newest.ring) || w.set_back.is_some();
         let knows = |slot: usize| {
             let register = self.workers[slot].register();
             register.is_some_and(|register| register.number() == newest.ring.epoch)
@@ -97,7 +98,7 @@ impl World {
         let lost = self
             .workers
             .iter()
-            .position(|w| (w.is_gone || w.set_back.is_some()) && newest.is_voter(&w.voter));
+            .position(|w| (w.is_gone || w.set_back.is_some()) && w.voter.is_member(&newest.ring));
         let Some(lost) = lost else { return true };
         (0..self.frontends.len()).any(|other| other != nth && self.knows_others(other, lost, &newest))
     }
