@@ -135,22 +135,20 @@ impl Witnesses {
             |seen: &Witness| Reached { boot_generation: seen.boot_generation, journal_seq: seen.journal_seq };
         let theirs = self.told.get(&now.worker);
         let told = theirs.and_then(|told| told.get(&now.uuid)).copied();
-        let same_data = || told.into_iter().chain(ours.filter(|seen| seen.uuid == now.uuid).map(saw));
+        let seen = ours.filter(|seen| seen.uuid == now.uuid).map(saw);
+        let same_data = || told.into_iter().chain(seen);
+        let same_life = |then: Reached| then.boot_generation == now.boot_generation;
         // Its own start says what it began with.
         let began_with_less = |then: Reached| {
             then.boot_generation < now.boot_generation && then.journal_seq > opened_journal_seq
         };
         let is_behind =
             |then: Reached| (then.boot_generation, then.journal_seq) > (now.boot_generation, now.journal_seq);
-        let seen = ours.filter(|seen| seen.uuid == now.uuid).map(saw);
         if same_data().any(began_with_less) || seen.is_some_and(is_behind) {
             return Soundness::Lost;
         }
         // One that this frontend has let vote in this life has lost nothing since.
-        let votes = |then: Reached| {
-            let same_life = then.boot_generation == now.boot_generation;
-            same_life && seen.is_some_and(|seen| seen.boot_generation == now.boot_generation)
-        };
+        let votes = |then: Reached| same_life(then) && seen.is_some_and(same_life);
         let voter = Voter { id: now.worker.clone(), uuid: now.uuid.clone() };
         if told.is_some_and(|then| is_behind(then) && !votes(then)) {
             let doubt = self.doubts.entry(voter).or_insert((now.boot_generation, beats));
@@ -167,11 +165,11 @@ impl Witnesses {
             return Soundness::Other;
         }
         let others = config.members.len() - config.indexes_of(&now.worker).len();
-        let known = ours.is_some_and(|seen| seen.uuid == now.uuid);
-        let same_life = |then: Reached| then.boot_generation == now.boot_generation;
         let continuous = now.boot_generation <= 1 || same_data().any(same_life);
-        let sound =
-            known || continuous || others == 0 || self.others_asked(config, &now.worker) >= majority(others);
+        let sound = seen.is_some()
+            || continuous
+            || others == 0
+            || self.others_asked(config, &now.worker) >= majority(others);
         if sound { Soundness::Sound } else { Soundness::Open }
     }
 }
