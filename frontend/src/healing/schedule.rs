@@ -112,19 +112,6 @@ pub struct Tuning {
     pub retry_after_max: Duration,
 }
 
-impl Default for Tuning {
-    fn default() -> Self {
-        Self {
-            at_once: 8,
-            at_once_per_worker: 4,
-            // All partitions within an hour.
-            scrub_every: Duration::from_millis(3_500),
-            retry_after: Duration::from_millis(250),
-            retry_after_max: Duration::from_secs(15),
-        }
-    }
-}
-
 /// What waits, for status and metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Backlog {
@@ -385,6 +372,14 @@ impl Schedule {
 mod tests {
     use super::*;
 
+    const TUNING: Tuning = Tuning {
+        at_once: 8,
+        at_once_per_worker: 4,
+        scrub_every: Duration::from_secs(10),
+        retry_after: Duration::from_millis(250),
+        retry_after_max: Duration::from_secs(15),
+    };
+
     fn at(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
@@ -395,7 +390,7 @@ mod tests {
 
     /// Ten partitions on workers 0, 1, 2; the scrub is far away.
     fn schedule() -> Schedule {
-        let mut schedule = Schedule::new(Tuning { scrub_every: at(10_000), ..Tuning::default() });
+        let mut schedule = Schedule::new(TUNING);
         (0..10).for_each(|n| schedule.place(p(n), vec![0, 1, 2], &[]));
         schedule.next_scrub = at(1_000_000);
         schedule
@@ -443,7 +438,7 @@ mod tests {
             }
             std::iter::from_fn(|| schedule.next(at(0), alive)).count()
         };
-        let Tuning { at_once_per_worker: share, .. } = Tuning::default();
+        let share = TUNING.at_once_per_worker;
         assert_eq!(begun(|_| true), share / PLANNED);
         assert_eq!(begun(|worker| worker != 0), URGENT * share);
     }
