@@ -19,7 +19,9 @@ use super::super::ledger::Seen;
 use super::super::{CommitOutcome, PartitionChange, RowOutcome, StoreError};
 use super::Session;
 use super::columns::{Ballots, HashColumn, PLACEHOLDER, RowColumns, ballot_numbers, signed, smallint};
-use super::commit::{COMMIT_ROWS, MORE_PARAM, commit_statement, execute, outcomes, prepared, upsert_rows};
+use super::commit::{
+    COMMIT_ROWS, MORE_PARAM, commit_statement, execute, outcomes, params_from, prepared, upsert_rows,
+};
 use super::connect::within;
 use super::error::{is_clean_abort, statement_error};
 use super::flight::InFlight;
@@ -42,39 +44,18 @@ static WRITE_AGAIN: LazyLock<String> = LazyLock::new(upsert_rows);
 
 /// A change that evicts nothing needs no order between statements: one statement, one round trip, as a group commit.
 pub(super) static CHANGE_AT_ONCE: LazyLock<String> =
-    LazyLock::new(|| commit_statement(&format!(", placed AS ({})", set_partition(MORE_PARAM))));
+    LazyLock::new(|| commit_statement(&format!(", placed AS ({})", params_from(MORE_PARAM, SET_PARTITION))));
 
-static SET_PARTITION: LazyLock<String> = LazyLock::new(|| set_partition(1));
-
-/// Its parameters, from `$first` on: the partition; the promise (3); the floor (4); whether the flush is set, to what (4),
-/// with which clock; the epoch of a finished copy.
-fn set_partition(first: usize) -> String {
-    let p = |offset| first + offset;
-    format!(
-        "UPDATE tercet.partition SET \
-           promised = GREATEST(promised, ROW(${}::bigint, ${}::bigint, ${}::bigint)::tercet.promise), \
-           floor = GREATEST(floor, ROW(${}::bigint, ${}::bigint, ${}::bigint, ${}::bigint)::tercet.ballot), \
-           flush = CASE WHEN ${set}::boolean \
-             THEN ROW(${}::bigint, ${}::bigint, ${}::bigint, ${}::bigint)::tercet.ballot ELSE flush END, \
-           flush_clock = CASE WHEN ${set} THEN ${}::bytea ELSE flush_clock END, \
-           copied = GREATEST(copied, ${}::bigint) \
-         WHERE id = ${first}::smallint",
-        p(1),
-        p(2),
-        p(3),
-        p(4),
-        p(5),
-        p(6),
-        p(7),
-        p(9),
-        p(10),
-        p(11),
-        p(12),
-        p(13),
-        p(14),
-        set = p(8),
-    )
-}
+/// `$1` partition, `$2` to `$4` the promise, `$5` to `$8` the floor, `$9` whether the flush is set, to `$10` to `$13`
+/// with the clock `$14`; `$15` the epoch of a finished copy.
+const SET_PARTITION: &str = "UPDATE tercet.partition SET \
+       promised = GREATEST(promised, ROW($2::bigint, $3::bigint, $4::bigint)::tercet.promise), \
+       floor = GREATEST(floor, ROW($5::bigint, $6::bigint, $7::bigint, $8::bigint)::tercet.ballot), \
+       flush = CASE WHEN $9::boolean \
+         THEN ROW($10::bigint, $11::bigint, $12::bigint, $13::bigint)::tercet.ballot ELSE flush END, \
+       flush_clock = CASE WHEN $9 THEN $14::bytea ELSE flush_clock END, \
+       copied = GREATEST(copied, $15::bigint) \
+     WHERE id = $1::smallint";
 
 pub(super) async fn change(session: &Session, change: &PartitionChange) -> CommitOutcome {
     let _repair = session.repairs.acquire().await;
@@ -242,11 +223,11 @@ impl<'a> Statements<'a> {
     }
 
     async fn set_partition(&self, client: &Client) -> Result<(), DriverError> {
-        let statement = client.prepare_cached(&SET_PARTITION).await?;
+        let statement = client.prepare_cached(SET_PARTITION).await?;
         client.execute(&statement, &self.partition_params()).await.map(drop)
     }
 
-    /// Those of [`set_partition`].
+    /// Those of [`SET_PARTITION`].
     fn partition_params(&self) -> Vec<&(dyn ToSql + Sync)> {
         let mut params: Vec<&(dyn ToSql + Sync)> = vec![&self.partition];
         params.extend(self.promise[..3].iter().map(as_param));

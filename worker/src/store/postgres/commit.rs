@@ -31,8 +31,9 @@ const JOURNAL_PARAM: usize = 12;
 pub(super) const MORE_PARAM: usize = 15;
 
 pub(super) static COMMIT_ROWS: LazyLock<String> = LazyLock::new(|| commit_statement(""));
-static COMMIT_ALL: LazyLock<String> =
-    LazyLock::new(|| commit_statement(&format!(", raised AS ({})", raise_partitions(MORE_PARAM))));
+static COMMIT_ALL: LazyLock<String> = LazyLock::new(|| {
+    commit_statement(&format!(", raised AS ({})", params_from(MORE_PARAM, RAISE_PARTITIONS)))
+});
 
 /// Upserts rows, each only over a lower ballot of the same key, and answers the hashes of those that were written. Its
 /// parameters are [`RowColumns::params`].
@@ -66,29 +67,27 @@ pub(super) fn commit_statement(more: &str) -> String {
     )
 }
 
-/// Raises promises and flushes and never lowers them. Its parameters are [`PartitionColumns::params`], from `$first` on.
-/// All partitions exist, so the insertion always turns into the update; it is there for the order of the array.
-pub(super) fn raise_partitions(first: usize) -> String {
-    let p = |offset| first + offset;
-    format!(
-        "INSERT INTO tercet.partition AS p (id, promised, flush, flush_clock) \
-         SELECT u.id, ROW(u.pe, u.pn, u.pi)::tercet.promise, ROW(u.fe, u.fn, u.fi, u.fs)::tercet.ballot, u.clock \
-         FROM unnest(${}::smallint[], ${}::bigint[], ${}::bigint[], ${}::bigint[], ${}::bigint[], ${}::bigint[], \
-           ${}::bigint[], ${}::bigint[], ${}::bytea[]) AS u (id, pe, pn, pi, fe, fn, fi, fs, clock) \
-         ON CONFLICT (id) DO UPDATE SET \
-           promised = GREATEST(p.promised, excluded.promised), \
-           flush = GREATEST(p.flush, excluded.flush), \
-           flush_clock = CASE WHEN excluded.flush > p.flush THEN excluded.flush_clock ELSE p.flush_clock END",
-        p(0),
-        p(1),
-        p(2),
-        p(3),
-        p(4),
-        p(5),
-        p(6),
-        p(7),
-        p(8)
-    )
+/// Raises promises and flushes and never lowers them. Its parameters are [`PartitionColumns::params`]. All partitions exist,
+/// so the insertion always turns into the update; it is there for the order of the array.
+pub(super) const RAISE_PARTITIONS: &str = "INSERT INTO tercet.partition AS p (id, promised, flush, flush_clock) \
+     SELECT u.id, ROW(u.pe, u.pn, u.pi)::tercet.promise, ROW(u.fe, u.fn, u.fi, u.fs)::tercet.ballot, u.clock \
+     FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], \
+       $7::bigint[], $8::bigint[], $9::bytea[]) AS u (id, pe, pn, pi, fe, fn, fi, fs, clock) \
+     ON CONFLICT (id) DO UPDATE SET \
+       promised = GREATEST(p.promised, excluded.promised), \
+       flush = GREATEST(p.flush, excluded.flush), \
+       flush_clock = CASE WHEN excluded.flush > p.flush THEN excluded.flush_clock ELSE p.flush_clock END";
+
+/// A statement as part of another: its `$1` becomes `$first`, and so on.
+pub(super) fn params_from(first: usize, sql: &str) -> String {
+    let mut pieces = sql.split('$');
+    let mut moved = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (number, rest) = piece.split_at(piece.find(|c: char| !c.is_ascii_digit()).unwrap_or(piece.len()));
+        let number: usize = number.parse().expect("our statements have a number behind each $");
+        moved += &format!("${}{rest}", number + first - 1);
+    }
+    moved
 }
 
 /// What stands where a row was not written.

@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Statement};
 use super::super::{RingRegister, StoreError};
 use super::Session;
 use super::columns::{PartitionColumns, signed};
-use super::commit::raise_partitions;
+use super::commit::{RAISE_PARTITIONS, params_from};
 use super::connect::within;
 use super::error::{is_clean_abort, statement_error};
 use super::flight::InFlight;
@@ -40,7 +40,7 @@ impl ControlStatements {
             "UPDATE tercet.identity SET worker_uuid = gen_random_uuid() RETURNING worker_uuid::text";
         Ok(Self {
             prove: client.prepare(PROVE).await?,
-            raise: client.prepare(&with_journal_row(&raise_partitions(2), 1)).await?,
+            raise: client.prepare(&with_journal_row(&params_from(2, RAISE_PARTITIONS), 1)).await?,
             keep_register: client.prepare(&with_journal_row(KEEP_REGISTER, 1)).await?,
             renew: client.prepare(RENEW).await?,
         })

@@ -23,7 +23,7 @@ pub(super) const JOURNAL_ROWS_KEPT: u64 = 100_000;
 /// The most journal rows that one statement deletes.
 const PRUNE_ROWS_MAX: i64 = 5_000;
 
-/// The insertion always turns into the update, as in `raise_partitions`; here too it is there for the order of locks.
+/// The insertion always turns into the update, as in `RAISE_PARTITIONS`; here too it is there for the order of locks.
 const CHECKPOINT: &str = "WITH sums AS ( \
        INSERT INTO tercet.partition AS p (id, vector, highest) \
        SELECT u.id, u.vector, ROW(u.e, u.n, u.i, u.s)::tercet.ballot \
