@@ -90,6 +90,7 @@ pub(crate) fn first_beat(config: &Config, address: String) -> v1::HeartbeatReque
         zone: config.zone.clone(),
         virtual_nodes: config.virtual_nodes,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        frontends: u32::try_from(config.frontends.len()).unwrap_or(u32::MAX),
         ..Default::default()
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct Beat {
     pub generation: u64,
     /// What its journal came to when it opened, and what it has come to.
     pub opened_seq: u64,
+    /// It beats to one frontend.
+    pub has_one_frontend: bool,
     pub seq: u64,
 }
 

@@ -17,7 +17,7 @@ use tercet_common::ring_proposer::{Proposer, Voter};
 use tercet_common::sync::Witness;
 use tercet_common::{Epoch, Incarnation, RingConfig, WorkerId};
 use tercet_frontend::membership::Soundness;
-use tercet_frontend::membership::witnesses::Witnesses;
+use tercet_frontend::membership::witnesses::{Claim, Witnesses};
 
 use crate::agenda::Time;
 use crate::calls::{Beat, Call, Said};
@@ -83,10 +83,11 @@ impl Council {
         for known in &mut self.seen {
             if let Some(old) = known.take_if(|known| known.beat.voter.id == beat.voter.id) {
                 self.proposer.parted(&old.beat.voter);
+                self.witnesses.parted(&old.beat.voter);
             }
         }
         self.proposer.met(beat.voter.clone());
-        self.witnesses.forget(&beat.voter);
+        self.witnesses.started(&beat.voter);
         self.seen[slot] = Some(Seen {
             beat,
             at: now,
@@ -112,11 +113,17 @@ impl Council {
     fn judge_all(&mut self, newest: Option<&RingConfig>, now: Duration) {
         for seen in self.seen.iter_mut().flatten() {
             let witness = seen.beat.witness();
-            seen.soundness = self.witnesses.judge(&witness, seen.beat.opened_seq, seen.beats, newest);
+            let claim = Claim {
+                now: &witness,
+                opened_journal_seq: seen.beat.opened_seq,
+                beats: seen.beats,
+                is_ours_alone: seen.beat.has_one_frontend,
+            };
+            seen.soundness = self.witnesses.judge(claim, newest);
             let sound = seen.soundness == Soundness::Sound;
             self.proposer.trust(&seen.beat.voter, sound, now);
             if seen.member && sound {
-                self.witnesses.saw(&witness);
+                self.witnesses.saw(&witness, seen.beat.has_one_frontend);
             }
             seen.admitted &= sound;
         }
@@ -132,7 +139,7 @@ impl Council {
             seen.admitted |= sound && knows && named;
             let was_member = std::mem::replace(&mut seen.member, seen.admitted && named);
             if seen.member && !was_member {
-                self.witnesses.saw(&seen.beat.witness());
+                self.witnesses.saw(&seen.beat.witness(), seen.beat.has_one_frontend);
             }
         }
     }
@@ -175,6 +182,7 @@ impl Council {
         self.looked += 1;
         if let Some(voter) = known.get(self.looked % known.len().max(1)) {
             self.proposer.revisit(voter);
+            self.witnesses.revisit(voter);
         }
     }
 
@@ -194,7 +202,7 @@ impl Council {
             let Some(seen) = &mut self.seen[slot] else { continue };
             let voter = &seen.beat.voter;
             let lost = seen.soundness == Soundness::Lost;
-            let recall = !lost && !self.witnesses.has_recalled(voter);
+            let recall = !lost && self.witnesses.wants_recall(voter);
             let ask = self.proposer.ask_of(voter).filter(|_| !lost);
             let is_news = |(other, witness): &&(usize, Witness)| {
                 *other != slot && seen.told.get(other) != Some(witness)
@@ -214,6 +222,9 @@ impl Council {
                 if under_way.is_none() {
                     self.last_call += 1;
                     *under_way = Some(self.last_call);
+                    if matches!(call, Call::Recall) {
+                        self.witnesses.asks(voter.clone());
+                    }
                     due.push((slot, self.last_call, seen.beat.clone(), call));
                 }
             }
@@ -260,7 +271,7 @@ impl Council {
             }
             Said::Memory(memory) if waited_for => {
                 self.unjudged = true;
-                self.witnesses.recalled(who.voter.clone(), memory);
+                self.witnesses.recalled(&who.voter, memory);
             }
             Said::Done if waited_for => {
                 seen.told.extend(told);

@@ -102,6 +102,7 @@ impl World {
             for (id, group) in groups {
                 self.with_core(nth, |core: &mut Core| core.reconfigure(id, group));
             }
+            self.frontends[nth].forget_departed();
         } else {
             let (tuning, names) = (self.plan.tuning.clone(), self.names.clone());
             self.frontends[nth].form(tuning, names, groups);
@@ -171,7 +172,7 @@ impl World {
         if worker.paused_until > self.now {
             return self.agenda.plan(worker.paused_until, Event::Call(Box::new(errand)));
         }
-        if worker.beat().is_none() {
+        if !worker.is_open() {
             return;
         }
         let meant = errand.who.voter == worker.voter;
@@ -251,9 +252,10 @@ impl World {
     }
 
     fn heartbeat(&mut self, nth: usize, worker: usize) -> Option<Beat> {
+        let one_frontend = self.frontends.len() == 1;
         let link = &self.frontends[nth].links[worker];
         let through = link.up && link.cut_from <= self.now && self.workers[worker].paused_until <= self.now;
-        let beat = self.workers[worker].beat().filter(|_| through)?;
+        let beat = self.workers[worker].beat(one_frontend).filter(|_| through)?;
         (!self.is_lost(false)).then_some(beat)
     }
 

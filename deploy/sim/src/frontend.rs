@@ -148,9 +148,18 @@ impl Frontend {
         }
     }
 
+    /// A ring change has copied to others what waits for workers that have left.
+    pub(crate) fn forget_departed(&mut self) {
+        let Some(ring) = &self.configuration else { return };
+        self.missed_keys.retain(|(worker, _)| ring.has_member(*worker));
+        self.missed_flushes.retain(|(worker, _), _| ring.has_member(*worker));
+    }
+
     /// Keeps what replicas missed until the next round of repair.
     pub(crate) fn note_missed(&mut self, missed: Vec<(WorkerIx, Missed)>) {
-        for (worker, missed) in missed {
+        let ring = self.configuration.clone();
+        let is_member = |worker: WorkerIx| ring.as_ref().is_some_and(|ring| ring.has_member(worker));
+        for (worker, missed) in missed.into_iter().filter(|(worker, _)| is_member(*worker)) {
             match missed {
                 Missed::Key(key) => _ = self.missed_keys.insert((worker, key)),
                 Missed::Flush { partition, ballot, clock } => {

@@ -32,11 +32,17 @@ pub(crate) struct Backup {
 impl World {
     pub(crate) fn back_up(&mut self, slot: usize) {
         let worker = &self.workers[slot];
-        let Some(beat) = worker.beat().filter(|_| worker.set_back.is_none()) else { return };
+        if !worker.is_open() || worker.set_back.is_some() {
+            return;
+        }
         let number = worker.register().map_or(0, |register| register.number().0);
         let snapshot = worker.disk.snapshot();
-        self.backups[slot] =
-            Some(Backup { snapshot, number, generation: beat.generation, seq: worker.disk.journal_seq() });
+        self.backups[slot] = Some(Backup {
+            snapshot,
+            number,
+            generation: worker.generation(),
+            seq: worker.disk.journal_seq(),
+        });
     }
 
     /// A worker's disk is lost.

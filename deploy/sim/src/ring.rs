@@ -25,6 +25,8 @@ const CLUSTER: &str = "simulated";
 pub(crate) struct Configuration {
     pub(crate) ring: Arc<RingConfig>,
     pub(crate) groups: Vec<Group>,
+    /// The slots of its members.
+    slots: Vec<WorkerIx>,
 }
 
 impl Configuration {
@@ -38,11 +40,15 @@ impl Configuration {
             next: row.next.as_ref().map(named),
         };
         let groups = ring.partitions[..partitions].iter().map(group).collect();
-        Self { ring, groups }
+        Self { ring, groups, slots }
     }
 
     pub(crate) fn number(&self) -> u64 {
         self.ring.epoch.0
+    }
+
+    pub(crate) fn has_member(&self, slot: WorkerIx) -> bool {
+        self.slots.contains(&slot)
     }
 
     /// Of the partitions that have keys, or of any other.

@@ -28,6 +28,8 @@ const AT_ONCE: usize = 16;
 
 #[derive(Default)]
 struct Backlog {
+    /// Its worker has left the ring: nothing waits for it any longer.
+    is_closed: bool,
     keys: HashSet<Key>,
     key_bytes: usize,
     flushes: BTreeMap<PartitionId, (Ballot, VectorClock)>,
@@ -40,6 +42,9 @@ impl Backlog {
 
     /// `false`: there was no room.
     fn add(&mut self, missed: Missed) -> bool {
+        if self.is_closed {
+            return true;
+        }
         match missed {
             Missed::Key(key) => {
                 let bytes = key.as_bytes().len();
@@ -113,7 +118,7 @@ impl RepairQueue {
     pub fn retain(&self, is_member: impl Fn(WorkerIx) -> bool) {
         for (worker, queue) in self.0.read().iter().enumerate() {
             if !is_member(worker as WorkerIx) {
-                *queue.backlog.lock() = Backlog::default();
+                *queue.backlog.lock() = Backlog { is_closed: true, ..Backlog::default() };
                 queue.depth.set(0.0);
             }
         }
@@ -212,6 +217,8 @@ mod tests {
         assert_eq!(queue.len(), 1);
         queue.retain(|_| false);
         assert!(queue.is_empty());
+        queue.add(vec![missed("b")]);
+        assert!(queue.is_empty(), "its repair was under way, and failed");
     }
 
     #[test]

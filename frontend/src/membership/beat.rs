@@ -22,6 +22,8 @@ pub struct Beat {
     /// The last journal seq that is durable, and that which was when it started.
     pub journal_seq: u64,
     pub opened_journal_seq: u64,
+    /// How many frontends it beats to; 0 if it does not say.
+    pub frontends: u32,
     pub zone: String,
     pub virtual_nodes: u32,
     pub version: String,
@@ -91,6 +93,7 @@ impl Beat {
             address: message.address,
             journal_seq: message.journal_seq,
             opened_journal_seq: message.opened_journal_seq,
+            frontends: message.frontends,
             zone: message.zone,
             virtual_nodes: message.virtual_nodes,
             version: message.version,

@@ -198,7 +198,7 @@ impl Embedded {
             let stays = there.contains(id);
             if !stays {
                 proposer.parted(&known.voter);
-                state.witnesses.forget(&known.voter);
+                state.witnesses.parted(&known.voter);
             }
             stays
         });
@@ -212,9 +212,10 @@ impl Embedded {
             if !same_start {
                 if let Some(known) = known {
                     proposer.parted(&known.voter);
+                    state.witnesses.parted(&known.voter);
                 }
                 proposer.met(voter.clone());
-                state.witnesses.forget(&voter);
+                state.witnesses.started(&voter);
             }
             let address = worker.address.clone();
             let known = Known { voter, identity, address, attempts: HashMap::new() };
@@ -223,13 +224,14 @@ impl Embedded {
         self.shared.peers.keep(workers.iter().map(|worker| worker.address.as_str()));
     }
 
-    /// Another frontend may have decided something: one worker after the other is read again.
+    /// Another frontend may have decided or found out something: one worker after the other is read again.
     fn look_again(&self, state: &mut State) {
         let mut voters: Vec<&Voter> = state.known.values().map(|known| &known.voter).collect();
         voters.sort_unstable();
         state.looked = state.looked.wrapping_add(1);
         if let Some(voter) = voters.get(state.looked % voters.len().max(1)) {
             self.proposer.lock().revisit(voter);
+            state.witnesses.revisit(voter);
         }
     }
 
@@ -241,11 +243,11 @@ impl Embedded {
         let newest = proposer.decided().cloned();
         for worker in workers {
             let voter = worker.voter();
-            let soundness = judged(&mut state.witnesses, worker, newest.as_deref());
+            let soundness = state.witnesses.judge(worker.claim(), newest.as_deref());
             proposer.trust(&voter, soundness == Soundness::Sound, now);
             let holds = proposer.knows(&voter);
             if worker.standing == Standing::Member && soundness == Soundness::Sound {
-                state.witnesses.saw(&worker.witness);
+                state.witnesses.saw(&worker.witness, worker.is_ours_alone);
             }
             findings.push((voter.id, worker.identity(), Findings { soundness, holds }));
         }
@@ -293,9 +295,9 @@ impl Embedded {
         for worker in workers {
             let voter = worker.voter();
             let Some(known) = state.known.get_mut(&voter.id) else { continue };
-            let soundness = judged(&mut state.witnesses, &worker, newest.map(Arc::as_ref));
+            let soundness = state.witnesses.judge(worker.claim(), newest.map(Arc::as_ref));
             let lost = soundness == Soundness::Lost;
-            let recall = !lost && !state.witnesses.has_recalled(&voter);
+            let recall = !lost && state.witnesses.wants_recall(&voter);
             let ask = if lost { None } else { proposer.ask_of(&voter) };
             for (kind, wanted) in [(Kind::Decide, ask.is_some()), (Kind::Recall, recall), (Kind::Renew, lost)]
             {
@@ -308,6 +310,9 @@ impl Embedded {
                 let attempt = known.attempts.entry(kind).or_insert_with(fresh);
                 if !attempt.in_flight && attempt.not_before <= now && due.len() < room {
                     attempt.in_flight = true;
+                    if kind == Kind::Recall {
+                        state.witnesses.asks(voter.clone());
+                    }
                     due.push((worker.clone(), kind, ask.clone()));
                 }
             }
@@ -358,7 +363,7 @@ impl Embedded {
         }
         match reply {
             Ok(Reply::State(state)) => self.proposer.lock().answered(&known.voter, state, now),
-            Ok(Reply::Memory(memory)) => state.witnesses.recalled(known.voter.clone(), memory),
+            Ok(Reply::Memory(memory)) => state.witnesses.recalled(&known.voter, memory),
             Ok(Reply::NewUuid(uuid)) => {
                 tracing::warn!(worker = %id, was = witness.uuid, uuid, boot_generation = witness.boot_generation,
                     journal_seq = witness.journal_seq, "worker lost something that it once said; it is another one now");
@@ -426,10 +431,6 @@ impl Embedded {
             );
         }
     }
-}
-
-fn judged(witnesses: &mut Witnesses, worker: &Registered, newest: Option<&RingConfig>) -> Soundness {
-    witnesses.judge(&worker.witness, worker.opened_journal_seq, worker.beats, newest)
 }
 
 /// Tells what the ring asks of each member.

@@ -18,7 +18,7 @@ use tercet_common::sync::Witness;
 use tercet_common::{Epoch, RingConfig, UnixMillis, WorkerId};
 
 use super::beat::{Beat, Identity, Report};
-use super::witnesses::Soundness;
+use super::witnesses::{Claim, Soundness};
 use crate::coordinator::status::Health;
 
 /// The most workers that a frontend keeps track of: the members of the largest ring and as many spares again, thrice.
@@ -152,6 +152,8 @@ pub struct Registered {
     pub opened_journal_seq: u64,
     /// How many beats of this start of it came before the last one.
     pub beats: u64,
+    /// It beats to this frontend and to no other.
+    pub is_ours_alone: bool,
     pub address: String,
     pub standing: Standing,
 }
@@ -159,6 +161,11 @@ pub struct Registered {
 impl Registered {
     pub fn voter(&self) -> Voter {
         Voter { id: self.witness.worker.clone(), uuid: self.witness.uuid.clone() }
+    }
+
+    pub fn claim(&self) -> Claim<'_> {
+        let Self { witness: now, opened_journal_seq, beats, is_ours_alone, .. } = self;
+        Claim { now, opened_journal_seq: *opened_journal_seq, beats: *beats, is_ours_alone: *is_ours_alone }
     }
 
     pub fn identity(&self) -> Identity {
@@ -317,6 +324,7 @@ impl Members {
         let registered = |entry: &Entry| Registered {
             opened_journal_seq: entry.beat.opened_journal_seq,
             beats: entry.beats,
+            is_ours_alone: entry.beat.frontends == 1,
             witness: entry.witness(),
             address: entry.beat.address.clone(),
             standing: self.standing(entry),
@@ -398,6 +406,7 @@ mod tests {
             address: format!("{worker}:7380"),
             journal_seq: 0,
             opened_journal_seq: 0,
+            frontends: 1,
             zone: String::new(),
             virtual_nodes: 128,
             version: "1".to_owned(),

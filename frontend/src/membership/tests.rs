@@ -164,6 +164,7 @@ impl Worker {
             worker_uuid: format!("uuid-of-{}", self.id),
             boot_generation: 1,
             virtual_nodes: 128,
+            frontends: 1,
             health: Some(v1::WorkerHealth { database_commits: true, ..Default::default() }),
             ..Default::default()
         }

@@ -42,9 +42,9 @@ impl Worker {
     }
 
     /// What it says of itself, while it may use its data.
-    pub(crate) fn beat(&self) -> Option<Beat> {
-        let open = self.process.as_ref().is_some_and(|p| p.replica.is_open());
-        open.then(|| Beat {
+    pub(crate) fn beat(&self, has_one_frontend: bool) -> Option<Beat> {
+        self.is_open().then(|| Beat {
+            has_one_frontend,
             voter: self.voter.clone(),
             generation: self.generation,
             opened_seq: self.opened_seq,
