@@ -107,20 +107,27 @@ pub async fn compare<P: Peers>(peers: &P, group: &Stable, done: &mut Compared) -
     Ok(())
 }
 
-/// Compares some keys of a partition, and its flush. All replicas have to answer. `done` is what was done, also after an
-/// error.
+/// Compares some keys of a partition. All replicas have to answer. `done` is what was done, also after an error.
 pub async fn compare_keys<P: Peers>(
     peers: &P,
     group: &Stable,
-    hashes: &[KeyHash],
+    mut hashes: Vec<KeyHash>,
     done: &mut Compared,
 ) -> Result<(), HealError> {
-    let mut hashes = hashes.to_vec();
     hashes.sort_unstable();
     hashes.dedup();
+    settle(peers, group, hashes, done).await
+}
+
+/// Compares the flush of a partition. All replicas have to answer.
+pub async fn compare_flush<P: Peers>(
+    peers: &P,
+    group: &Stable,
+    done: &mut Compared,
+) -> Result<(), HealError> {
     let parts = look(peers, group.scope(), &group.replicas, &[]).await?;
     settle_flush(peers, group, parts.iter().map(|part| (part.worker, &part.state)), done).await?;
-    settle(peers, group, hashes, done).await
+    Ok(())
 }
 
 async fn summaries<P: Peers>(

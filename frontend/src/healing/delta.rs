@@ -10,7 +10,8 @@
 //! journal of w2      reaches back to 900 only → compare all partitions that both have                → remember
 //! ```
 //!
-//! A position moves only behind what was compared, and page by page, so that a sync that breaks off goes on from there.
+//! Keys are compared partition by partition, and a page of a journal names a few of each: so pages are gathered before they are
+//! compared. A position moves only behind what was compared, so that a sync that breaks off goes on from there.
 //! What cannot be compared now (a partition that is changing hands, a key that is being written) is handed back for a
 //! comparison later. [`Positions`](super::positions::Positions) moves positions without reading journals while a worker
 //! misses nothing.
@@ -20,9 +21,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use tercet_common::sync::{Changes, Memory, Position, SYNC_ENTRIES_MAX};
 use tercet_common::{KeyHash, PartitionId, SyncReply, SyncRequest};
 
-use super::compare::{Compared, compare, compare_keys};
+use super::compare::{Compared, compare, compare_flush, compare_keys};
 use super::{HealError, Peers, Stable, order};
 use crate::coordinator::core::WorkerIx;
+
+/// Entries of a journal after which what was gathered is compared: some dozens for each partition. A page more may come.
+const GATHERED_MAX: usize = 16 * SYNC_ENTRIES_MAX;
 
 /// A worker whose journal is read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,6 +83,43 @@ async fn recall<P: Peers>(peers: &P, worker: WorkerIx) -> Result<Memory, HealErr
     }
 }
 
+/// What a journal says was written, by partition.
+#[derive(Default)]
+struct Gathered {
+    upto: u64,
+    entries: usize,
+    partitions: BTreeMap<PartitionId, Named>,
+}
+
+#[derive(Default)]
+struct Named {
+    hashes: Vec<KeyHash>,
+    flushed: bool,
+}
+
+impl Gathered {
+    fn add(&mut self, changes: Changes) {
+        self.upto = changes.upto;
+        self.entries += changes.entries.len();
+        for partition in changes.flushed {
+            self.partitions.entry(partition).or_default().flushed = true;
+        }
+        for (partition, hash) in changes.entries {
+            self.partitions.entry(partition).or_default().hashes.push(hash);
+        }
+    }
+}
+
+/// Why no more of a journal was gathered.
+#[derive(PartialEq, Eq)]
+enum End {
+    Full,
+    /// All that is to be read was.
+    Reached,
+    /// The journal does not reach back so far.
+    Pruned,
+}
+
 /// The part of one peer.
 struct Sync<'a, P> {
     peers: &'a P,
@@ -91,19 +132,39 @@ impl<P: Peers> Sync<'_, P> {
     async fn run(mut self, position: Option<u64>) -> Result<(), HealError> {
         let Some(mut since) = position else { return self.whole().await };
         loop {
-            let changes = self.changes(since).await?;
-            if changes.pruned {
+            let mut gathered = Gathered { upto: since, ..Gathered::default() };
+            let end = self.gather(&mut gathered).await?;
+            if end == End::Pruned {
                 return self.whole().await;
             }
-            let (upto, more) = (changes.upto, changes.more);
-            self.page(changes).await?;
+            let upto = gathered.upto;
+            self.compare(gathered).await?;
             if upto > since {
                 self.remember(upto).await?;
             }
-            since = upto;
-            // What clients write meanwhile is not missed, and there is no end to it.
-            if !more || upto >= self.peer.journal_seq {
+            if end == End::Reached {
                 return Ok(());
+            }
+            since = upto;
+        }
+    }
+
+    /// Reads the journal page by page.
+    async fn gather(&mut self, gathered: &mut Gathered) -> Result<End, HealError> {
+        loop {
+            let changes = self.changes(gathered.upto).await?;
+            if changes.pruned {
+                return Ok(End::Pruned);
+            }
+            self.done.pages += 1;
+            let more = changes.more;
+            gathered.add(changes);
+            // What clients write meanwhile is not missed, and there is no end to it.
+            if !more || gathered.upto >= self.peer.journal_seq {
+                return Ok(End::Reached);
+            }
+            if gathered.entries >= GATHERED_MAX {
+                return Ok(End::Full);
             }
         }
     }
@@ -132,20 +193,18 @@ impl<P: Peers> Sync<'_, P> {
         group.filter(|g| g.replicas.contains(&self.target) && g.replicas.contains(&self.peer.worker))
     }
 
-    async fn page(&mut self, changes: Changes) -> Result<(), HealError> {
-        self.done.pages += 1;
-        let mut keys: BTreeMap<PartitionId, Vec<KeyHash>> = BTreeMap::new();
-        for partition in changes.flushed {
-            keys.entry(partition).or_default();
-        }
-        for (partition, hash) in changes.entries {
-            keys.entry(partition).or_default().push(hash);
-        }
-        for (partition, hashes) in keys {
+    async fn compare(&mut self, gathered: Gathered) -> Result<(), HealError> {
+        for (partition, Named { hashes, flushed }) in gathered.partitions {
             let Some(group) = self.shared(partition) else { continue };
             self.done.keys += hashes.len() as u64;
             let mut compared = Compared::default();
-            let outcome = compare_keys(self.peers, &group, &hashes, &mut compared).await;
+            let outcome = async {
+                if flushed {
+                    compare_flush(self.peers, &group, &mut compared).await?;
+                }
+                compare_keys(self.peers, &group, hashes, &mut compared).await
+            };
+            let outcome = outcome.await;
             self.end(partition, compared, outcome)?;
         }
         Ok(())

@@ -162,7 +162,7 @@ fn single_keys_can_be_compared() {
         put(&world, n, value("v"), &[0, 1]);
     }
     let mut done = Compared::default();
-    run(compare_keys(&world, &group, &[hash(4), hash(2), hash(4)], &mut done)).unwrap();
+    run(compare_keys(&world, &group, vec![hash(4), hash(2), hash(4)], &mut done)).unwrap();
     assert_eq!((done.replicated, world.0.lock().visible(2).len()), (2, 2));
 }
 
