@@ -84,6 +84,11 @@ impl Metrics {
         of("touched") + of("delta")
     }
 
+    /// No replica is looked at because of a fault or a start, nor waits to be.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.waiting() == 0.0 && self.sum("tercet_healing_tasks_under_way ") == 0.0
+    }
+
     /// Comparisons of partitions because of a fault that have ended well since the frontend started.
     pub(crate) fn comparisons(&self) -> f64 {
         self.sum("tercet_healing_tasks_total{kind=\"touched\",outcome=\"done\"}")
@@ -180,6 +185,7 @@ mod tests {
         );
         assert!(metrics.is_connected("w1") && !metrics.is_connected("w4") && !metrics.is_connected("w9"));
         assert_eq!((metrics.missed(), metrics.waiting()), (42.0, 701.0));
+        assert!(!metrics.is_at_rest() && Metrics(String::new()).is_at_rest());
         let ended = (metrics.comparisons(), metrics.delta_syncs(), metrics.journal_keys());
         assert_eq!(ended, (8.0, 4.0, 5.0));
     }

@@ -19,6 +19,9 @@ const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(25);
 /// After a start.
 const WHOLE_DEADLINE: Duration = Duration::from_secs(60);
+/// A frontend that has just started looks at all replicas, and again once no call of another one can be under way. Within this
+/// time both have begun. What is written meanwhile is looked at, too, and would count as work of clients.
+const FIRST_LOOKS: Duration = Duration::from_secs(12);
 
 #[derive(Debug)]
 pub(crate) struct Tercet {
@@ -34,6 +37,9 @@ impl Tercet {
         let http = http::builder().timeout(HTTP_TIMEOUT).build()?;
         let tercet = Self { up, http, filled: Vec::new() };
         tercet.wait(WHOLE_DEADLINE, "it is whole", Status::is_whole).await?;
+        let began = Instant::now();
+        let rests = |metrics: &Metrics| began.elapsed() >= FIRST_LOOKS && metrics.is_at_rest();
+        tercet.wait_for_metrics(WHOLE_DEADLINE, "it has looked at all replicas", rests).await?;
         Ok(tercet)
     }
 
