@@ -108,6 +108,9 @@ impl Core {
                         }
                         Change::Write(content) => {
                             bytes += content.data_len();
+                            // Over before it is written: who comes behind it finds nothing, and no other clock may find it.
+                            let over = !content.is_live(wall) && !mutants::on(Mutant::ExpiryWithoutTombstone);
+                            let content = if over { Content::Tombstone } else { content };
                             // A version for each, although only the last is put: who holds an earlier one as ETag must
                             // find that it no longer stands.
                             let Some((ballot, clock)) = self.next_version(id) else { break };

@@ -268,6 +268,20 @@ pub(super) fn an_expired_value_is_absent_once_its_tombstone_is_acknowledged() {
     assert_eq!(get.take().unwrap().unwrap(), None);
 }
 
+/// Its owner answers those behind it that there is nothing, so nobody may find it by another clock.
+#[test]
+fn a_value_that_is_over_when_it_is_written_is_over_for_every_clock() {
+    let mut world = World::new(1);
+    let at = world.wall;
+    let content = Content::string("v", Some(at));
+    world.write(0, "k", true, move |_, _| Change::Write(content.clone()));
+    world.run_all();
+    world.wall = UnixMillis(at.0 - 500);
+    let get = world.get(0, "k");
+    world.run_all();
+    assert_eq!(get.take().unwrap().unwrap(), None);
+}
+
 #[test]
 fn a_flush_hides_every_key_also_on_a_replica_that_missed_it() {
     let mut world = World::new(1);
