@@ -46,6 +46,10 @@ use clap::{CommandFactory, Parser};
 use crate::cli::{Cli, Command};
 use crate::settings::{Problems, ProcessEnvironment};
 
+/// Commands and rows are many small allocations that are freed by another task than made them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Failed, or not ready.
 const FAILED: u8 = 1;
 /// Wrong usage or settings (as clap has it), or nobody answers.
