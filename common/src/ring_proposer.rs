@@ -153,7 +153,16 @@ impl Proposer {
     }
 
     /// A worker can be asked: it has come, or has come back. What it said before is void.
+    ///
+    /// A seat that names nobody's data may have had another one on it, which has promised and voted since the attempt began.
+    /// The attempt begins again, so that the promises of the others tell of that.
     pub fn met(&mut self, voter: Voter) {
+        let takes_seat = |electors: &Electorate| {
+            electors.index_of(&voter).is_some_and(|index| electors.config.members[index].uuid.is_empty())
+        };
+        self.attempt.take_if(|Attempt { electors, accept, .. }| {
+            takes_seat(electors) || accept.as_ref().is_some_and(takes_seat)
+        });
         self.voters.insert(voter, Seen::default());
     }
 

@@ -127,6 +127,32 @@ fn a_majority_forms_after_the_grace_and_the_rest_is_told_later() {
     assert_eq!(cluster.workers[&3].number(), Epoch(1));
 }
 
+/// A vote from before the former holder of the seat voted otherwise, and one of its successor, are no majority.
+#[test]
+fn a_new_holder_of_a_nameless_seat_does_not_complete_an_old_attempt() {
+    let mut cluster = Cluster::new(&[1, 2, 3], &[2, 3]);
+    cluster.settle();
+    cluster.now = GRACE;
+    cluster.proposer.tick(cluster.now);
+    for n in [2, 3, 2] {
+        let ask = cluster.proposer.ask_of(&voter(n)).unwrap();
+        let state = cluster.workers[&n].step(&ask).unwrap();
+        cluster.workers.insert(n, state.clone());
+        cluster.proposer.answered(&voter(n), state, cluster.now);
+    }
+    assert!(cluster.workers[&2].vote_for(Epoch(1)).is_some());
+    cluster.leave(3);
+    // Another frontend has the first one under this id decide with w3, tells w2, and then that one's data is lost.
+    let mut other = RingConfig::clone(&config(1, &[1, 2, 3]));
+    other.members[0].uuid = "lost".to_owned();
+    let known = Ask { known: Some(Arc::new(other.clone())), ..Ask::default() };
+    let told = cluster.workers[&2].step(&known).unwrap();
+    cluster.workers.insert(2, told);
+    cluster.join(1, RegisterState::default());
+    cluster.work();
+    assert_eq!(cluster.proposer.decided().map(|config| &**config), Some(&other));
+}
+
 #[test]
 fn what_any_worker_knows_is_used_instead_of_the_list() {
     let known = RegisterState { decided: Some(config(4, &[1, 2, 5])), ..RegisterState::default() };
