@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use tercet_common::{Ballot, Content, Key, KeyHash, PartitionId, Row, UnixMillis, VectorClock, WorkerId};
 use tokio::sync::oneshot;
 
+use super::room::{Room, Taken};
 use super::status::ClusterStatus;
 
 /// Why an operation gave no result. Design 2.3: an answer is the result or exactly one of these.
@@ -211,15 +212,30 @@ pub trait Engine: Send + Sync + 'static {
 
 /// The gateways' handle. Cheap to clone. Futures may be dropped at any time: a write that was submitted goes on.
 #[derive(Clone)]
-pub struct Coordinator(Arc<dyn Engine>);
+pub struct Coordinator {
+    engine: Arc<dyn Engine>,
+    room: Room,
+    /// What all writes through this handle hold until they have ended.
+    taken: Option<Taken>,
+}
 
 impl Coordinator {
     pub fn new(engine: Arc<dyn Engine>) -> Self {
-        Self(engine)
+        Self { engine, room: Room::default(), taken: None }
+    }
+
+    /// Where commands with large values wait before they are begun.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// A handle for one command: its writes keep the room until they have ended.
+    pub fn with_room(&self, taken: Option<Taken>) -> Self {
+        Self { taken, ..self.clone() }
     }
 
     pub fn engine(&self) -> &dyn Engine {
-        &*self.0
+        &*self.engine
     }
 
     /// The live version of a key. The operation is submitted when this is called, not when the future is polled.
@@ -233,7 +249,7 @@ impl Coordinator {
             // The asker may be gone.
             let _ = tx.send(result);
         });
-        self.0.submit(Op::Read(ReadOp { key, level, done }));
+        self.engine.submit(Op::Read(ReadOp { key, level, done }));
         async move { rx.await.unwrap_or(Err(OpError::ReadUnavailable)) }
     }
 
@@ -277,25 +293,25 @@ impl Coordinator {
         F: FnMut(Option<&Row>, UnixMillis) -> (Change, T) + Send + 'static,
     {
         let (tx, rx) = oneshot::channel();
-        let update = Box::new(Closure { f, out: None, tx });
-        self.0.submit(Op::Write(WriteOp { key, level, blind, update }));
+        let update = Box::new(Closure { f, out: None, tx, _taken: self.taken.clone() });
+        self.engine.submit(Op::Write(WriteOp { key, level, blind, update }));
         async move { rx.await.unwrap_or(Err(OpError::Uncertain)) }
     }
 
     pub fn value_bytes_max(&self) -> usize {
-        self.0.value_bytes_max()
+        self.engine.value_bytes_max()
     }
 
     pub async fn flush(&self) -> Result<(), OpError> {
-        self.0.flush().await
+        self.engine.flush().await
     }
 
     pub async fn scan(&self, from: ScanPosition, filter: ScanFilter) -> Result<ScanPage, OpError> {
-        self.0.scan(from, filter).await
+        self.engine.scan(from, filter).await
     }
 
     pub async fn count(&self) -> Result<KeyCount, OpError> {
-        self.0.count().await
+        self.engine.count().await
     }
 
     pub async fn worker_page(
@@ -304,15 +320,15 @@ impl Coordinator {
         from: ScanPosition,
         limit: usize,
     ) -> Result<ScanPage, WorkerReadError> {
-        self.0.worker_page(worker, from, limit).await
+        self.engine.worker_page(worker, from, limit).await
     }
 
     pub async fn drain(&self, worker: &str, leaving: bool) -> Result<(), DrainError> {
-        self.0.drain(worker, leaving).await
+        self.engine.drain(worker, leaving).await
     }
 
     pub fn status(&self) -> ClusterStatus {
-        self.0.status()
+        self.engine.status()
     }
 }
 
@@ -321,6 +337,7 @@ struct Closure<F, T> {
     f: F,
     out: Option<T>,
     tx: oneshot::Sender<Result<(Written, T), OpError>>,
+    _taken: Option<Taken>,
 }
 
 impl<F, T> Update for Closure<F, T>

@@ -10,6 +10,7 @@ mod gather;
 mod instruments;
 pub mod memory;
 pub mod repair;
+pub mod room;
 pub(crate) mod roster;
 mod scan;
 

@@ -5,7 +5,7 @@
 //! ready, so a batch of replies costs one system call. Between polls an idle connection owns no buffers: input is
 //! read into a buffer of the thread and only what is incomplete is kept.
 //!
-//! Bounds: what may be in flight ([`Pipeline`]), what may wait to be sent and for how long ([`Output`]), what all
+//! Bounds: what may be in flight ([`Pipeline`]), what all large values together may take ([`Room`](crate::coordinator::room::Room)), what may wait to be sent and for how long ([`Output`]), what all
 //! clients together may have sent of commands that are not complete ([`PARTIAL_BYTES_MAX`]). Where a bound is reached
 //! the next stage back stops, down to the socket, and TCP slows the client; only the last bound ends connections, for
 //! commands that wait for their own rest would wait for ever.
@@ -34,6 +34,7 @@ use super::scanner::Scanner;
 use super::session::Session;
 use super::slowlog::Words;
 use super::stats::Outcome;
+use crate::coordinator::room::{Line, Taken};
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 32 * 1024;
@@ -82,8 +83,15 @@ enum Input {
 /// A scanned command that cannot start yet.
 struct Held {
     words: Vec<Bytes>,
-    /// Until when it is paused; otherwise it waits for the pipeline.
+    /// Until when it is paused; otherwise it waits for the pipeline, or for room for its value.
     until: Option<Instant>,
+}
+
+/// What a command that may start takes of the bounds.
+struct Admitted {
+    footprint: Footprint,
+    weight: usize,
+    taken: Option<Taken>,
 }
 
 /// See the module.
@@ -97,6 +105,7 @@ pub struct Connection<S> {
     input_state: Input,
     held: Option<Held>,
     pipeline: Pipeline,
+    room: Line,
     output: Output,
     timer: Option<Pin<Box<Sleep>>>,
     cross_protocol: bool,
@@ -109,6 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self {
             stream,
             pipeline: Pipeline::new(gateway.config.pipeline_max),
+            room: gateway.coordinator.room().line(),
             gateway,
             registration,
             session,
@@ -149,7 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             let mut progress = false;
             // Ends with the input at hand, of which there is little more than one read.
-            while self.take_replies(cx) | self.start_commands() {
+            while self.take_replies(cx) | self.start_commands(cx) {
                 progress = true;
             }
             if self.cross_protocol {
@@ -248,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     // Commands.
 
-    fn start_commands(&mut self) -> bool {
+    fn start_commands(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         while self.input_state == Input::Open && !self.output.is_full() {
             let words = match self.held.take() {
@@ -262,7 +272,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     }
                 },
             };
-            match self.start(words) {
+            match self.start(words, cx) {
                 None => progress = true,
                 Some(held) => {
                     self.held = Some(held);
@@ -293,7 +303,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Starts a command, or gives it back if it must wait.
-    fn start(&mut self, words: Vec<Bytes>) -> Option<Held> {
+    fn start(&mut self, words: Vec<Bytes>, cx: &mut Context<'_>) -> Option<Held> {
         if !self.pipeline.has_room() {
             return Some(Held { words, until: None });
         }
@@ -324,7 +334,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !self.pipeline.admits(&footprint, weight) {
             return Some(Held { words, until: None });
         }
-        self.launch(entry, words, footprint, weight, now);
+        let mut taken = None;
+        if entry.has(Flag::Write) {
+            match self.room.poll_enter(cx, weight) {
+                Poll::Ready(entered) => taken = entered,
+                Poll::Pending => return Some(Held { words, until: None }),
+            }
+        }
+        self.launch(entry, words, Admitted { footprint, weight, taken }, now);
         None
     }
 
@@ -332,8 +349,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         &mut self,
         entry: &'static Entry,
         mut words: Vec<Bytes>,
-        footprint: Footprint,
-        weight: usize,
+        Admitted { footprint, weight, taken }: Admitted,
         now: Instant,
     ) {
         self.session.client.started(entry.id, now);
@@ -343,6 +359,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let args = Args::new(entry.name, words);
         self.session.reply_mode.next_command();
         let answer = match entry.spec.run {
+            Handler::Data(run) if taken.is_some() => run(&self.gateway.coordinator.with_room(taken), args),
             Handler::Data(run) => run(&self.gateway.coordinator, args),
             Handler::Session(run) => {
                 run(&mut SessionContext { gateway: &self.gateway, session: &mut self.session }, args)

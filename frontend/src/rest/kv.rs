@@ -53,14 +53,16 @@ pub(super) async fn write(
         receive(request.into_body(), app.coordinator.value_bytes_max(), app.body_time, &app.budget).await?;
 
     let blind = conditions.is_empty();
-    let written = app.coordinator.write(key, WriteLevel::Quorum, blind, move |current, now| match conditions
-        .judge(current.map(|row| row.ballot))
-    {
-        Verdict::Proceed => {
-            let expires_at = ttl.map(|seconds| UnixMillis(now.0.saturating_add(seconds * 1_000)));
-            (Change::Write(Content::string(value.clone(), expires_at)), true)
+    let room = async { Ok(app.coordinator.room().enter(value.len()).await) };
+    let coordinator = app.coordinator.with_room(app.in_time(room, OpError::Busy).await?);
+    let written = coordinator.write(key, WriteLevel::Quorum, blind, move |current, now| {
+        match conditions.judge(current.map(|row| row.ballot)) {
+            Verdict::Proceed => {
+                let expires_at = ttl.map(|seconds| UnixMillis(now.0.saturating_add(seconds * 1_000)));
+                (Change::Write(Content::string(value.clone(), expires_at)), true)
+            }
+            Verdict::Changed | Verdict::Same => (Change::Keep, false),
         }
-        Verdict::Changed | Verdict::Same => (Change::Keep, false),
     });
     match app.in_time(written, OpError::Uncertain).await? {
         (written, true) => Ok(acknowledge("Stored", &written)),

@@ -83,3 +83,29 @@ async fn large_values_pass_whole() {
     client.expect(&reply).await;
     client.expect(&reply).await;
 }
+
+/// Were all passed on at once, they would wait in the lines of workers until calls are given up.
+#[tokio::test]
+async fn large_values_wait_for_each_other_and_small_ones_pass_them() {
+    let server = TestServer::new();
+    let (mut first, mut second) = (server.connect(), server.connect());
+    let value = "v".repeat(20_000_000);
+    let set = |key: &str| format!("*3\r\n$3\r\nSET\r\n$1\r\n{key}\r\n${}\r\n{value}\r\n", value.len());
+    server.engine.hold();
+    first.send(set("a")).await;
+    server.engine.until_submitted(1).await;
+    second.send(set("b")).await;
+    second.send("PING\r\n").await;
+    let mut third = server.connect();
+    third.send("SET c 1\r\n").await;
+    server.engine.until_submitted(2).await;
+    server.connect().ask("PING", "+PONG\r\n").await;
+    assert_eq!(server.engine.submitted(), 2, "there is no room for b");
+    // Who does not read its replies keeps nobody waiting.
+    server.engine.release_one();
+    server.engine.until_submitted(3).await;
+    server.engine.release();
+    second.expect("+OK\r\n+PONG\r\n").await;
+    first.expect("+OK\r\n").await;
+    third.expect("+OK\r\n").await;
+}

@@ -1,0 +1,95 @@
+//! Room for large values on their way to replicas, shared by all gateways.
+//!
+//! A replica commits some tens of megabytes a second, and every value goes to three of them. Were all that clients send at once
+//! passed on at once, it would wait in the lines of workers until calls are given up, and a healthy worker would seem dead.
+//! So a command with a large value is not begun before there is room for it: its client waits, first come, first served, and TCP
+//! slows what it sends. Its time starts when it is begun. Room is given back when the last operation of the command has ended.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::PollSemaphore;
+
+/// Large values under way. At 10 MB/s they are written within the time that an operation has.
+const ROOM_BYTES: usize = 32 * 1024 * 1024;
+/// A command that brings less than this needs no room: there cannot be as many of them as would matter.
+const LARGE_BYTES: usize = 64 * 1024;
+const UNIT_BYTES: usize = 1024;
+
+/// See the module.
+#[derive(Clone)]
+pub struct Room(Arc<Semaphore>);
+
+/// Held while a large value is under way.
+pub type Taken = Arc<OwnedSemaphorePermit>;
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(ROOM_BYTES / UNIT_BYTES)))
+    }
+}
+
+impl Room {
+    /// Waits for room for a command that brings so many bytes; one with more than there is room takes all of it. `None`: none is
+    /// needed. Cancel-safe: who gives up leaves the line.
+    pub async fn enter(&self, bytes: usize) -> Option<Taken> {
+        let units = units(bytes)?;
+        // Never closed.
+        self.0.clone().acquire_many_owned(units).await.ok().map(Arc::new)
+    }
+
+    /// A place in the line, for who polls.
+    pub fn line(&self) -> Line {
+        Line(PollSemaphore::new(self.0.clone()))
+    }
+}
+
+/// One that waits for room, for one command at a time.
+pub struct Line(PollSemaphore);
+
+impl Line {
+    /// As [`Room::enter`].
+    pub fn poll_enter(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<Option<Taken>> {
+        let Some(units) = units(bytes) else { return Poll::Ready(None) };
+        Poll::Ready(ready!(self.0.poll_acquire_many(cx, units)).map(Arc::new))
+    }
+}
+
+fn units(bytes: usize) -> Option<u32> {
+    let units = bytes.min(ROOM_BYTES) / UNIT_BYTES;
+    (bytes >= LARGE_BYTES).then_some(units as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn small_commands_go_in_and_large_ones_wait_for_each_other() {
+        let room = Room::default();
+        let enter = |bytes| room.enter(bytes).now_or_never();
+        let half = enter(ROOM_BYTES / 2).unwrap();
+        let most = enter(ROOM_BYTES / 4).unwrap();
+        assert!(enter(ROOM_BYTES / 2).is_none());
+        assert!(enter(LARGE_BYTES - 1).unwrap().is_none(), "needs no room");
+        drop(half);
+        assert!(enter(ROOM_BYTES / 2).unwrap().is_some());
+        drop(most);
+        assert!(enter(100 * ROOM_BYTES).unwrap().is_some(), "larger than all the room there is");
+    }
+
+    #[test]
+    fn room_is_kept_until_the_last_operation_has_ended() {
+        let room = Room::default();
+        let taken = room.enter(ROOM_BYTES).now_or_never().unwrap();
+        let other = taken.clone();
+        let (mut line, mut cx) = (room.line(), Context::from_waker(std::task::Waker::noop()));
+        drop(taken);
+        assert!(line.poll_enter(&mut cx, LARGE_BYTES).is_pending());
+        drop(other);
+        assert!(line.poll_enter(&mut cx, LARGE_BYTES).is_ready());
+    }
+}
