@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Client as Pooled, Connect, Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod,
-    Runtime,
+    Client as Pooled, Connect, Hook, HookError, Manager, ManagerConfig, Pool, PoolError, QueueMode,
+    RecyclingMethod, Runtime,
 };
 use futures_util::future::BoxFuture;
 use metrics::Gauge;
@@ -237,6 +237,8 @@ impl Connections {
         let manager = Manager::from_connect(target.config.clone(), connector, manager_config);
         let pool = Pool::builder(manager)
             .max_size(size)
+            // The connection that is warm: its server process has plans and catalogue in its caches, and in those of the core.
+            .queue_mode(QueueMode::Lifo)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(target.patience()))
             .create_timeout(Some(target.connect_timeout))
