@@ -117,8 +117,12 @@ impl RepairQueue {
     /// Forgets what waits for workers that are no replicas any more: a ring change has copied it to others.
     pub fn retain(&self, is_member: impl Fn(WorkerIx) -> bool) {
         for (worker, queue) in self.0.read().iter().enumerate() {
-            if !is_member(worker as WorkerIx) {
-                *queue.backlog.lock() = Backlog { is_closed: true, ..Backlog::default() };
+            let mut backlog = queue.backlog.lock();
+            if is_member(worker as WorkerIx) {
+                // It may have left before, and come back as itself.
+                backlog.is_closed = false;
+            } else {
+                *backlog = Backlog { is_closed: true, ..Backlog::default() };
                 queue.depth.set(0.0);
             }
         }
@@ -219,6 +223,9 @@ mod tests {
         assert!(queue.is_empty());
         queue.add(vec![missed("b")]);
         assert!(queue.is_empty(), "its repair was under way, and failed");
+        queue.retain(|worker| worker == 0);
+        queue.add(vec![missed("c")]);
+        assert_eq!(queue.len(), 1, "it has come back");
     }
 
     #[test]
