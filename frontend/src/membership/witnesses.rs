@@ -210,9 +210,12 @@ impl Witnesses {
         let told = theirs.and_then(|told| told.get(&now.uuid)).copied();
         let ours_of_it = ours.filter(|seen| seen.uuid == now.uuid);
         let seen = ours_of_it.map(|seen| seen.reached);
-        let saw_all = is_ours_alone && ours_of_it.is_some_and(|seen| seen.is_ours_alone);
-        let since =
-            if is_ours_alone { 0 } else { self.started.get(&now.worker).copied().unwrap_or(self.starts) };
+        let was_shared = ours_of_it.is_some_and(|seen| !seen.is_ours_alone);
+        let saw_all = is_ours_alone && ours_of_it.is_some() && !was_shared;
+        let since = match is_ours_alone && !was_shared {
+            true => 0,
+            false => self.started.get(&now.worker).copied().unwrap_or(self.starts),
+        };
         let same_data = || told.into_iter().chain(seen);
         let same_life = |then: Reached| then.boot_generation == now.boot_generation;
         // Its own start says what it began with.

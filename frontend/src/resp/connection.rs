@@ -5,8 +5,9 @@
 //! ready, so a batch of replies costs one system call. Between polls an idle connection owns no buffers: input is
 //! read into a buffer of the thread and only what is incomplete is kept.
 //!
-//! Bounds: what may be in flight ([`Pipeline`]), what all large values together may take ([`Room`](crate::coordinator::room::Room)), what may wait to be sent and for how long ([`Output`]), what all
-//! clients together may have sent of commands that are not complete ([`PARTIAL_BYTES_MAX`]). Where a bound is reached
+//! Bounds: what may be in flight ([`Pipeline`]), what all large values together may take ([`Line`]), what may wait to be
+//! sent and for how long ([`Output`]), what all clients together may have sent of commands that are not complete or
+//! wait for room ([`PARTIAL_BYTES_MAX`]). Where a bound is reached
 //! the next stage back stops, down to the socket, and TCP slows the client; only the last bound ends connections, for
 //! commands that wait for their own rest would wait for ever.
 
@@ -34,14 +35,15 @@ use super::scanner::Scanner;
 use super::session::Session;
 use super::slowlog::Words;
 use super::stats::Outcome;
+use crate::coordinator::OpError;
 use crate::coordinator::room::{Line, Taken};
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 32 * 1024;
 /// Output from this size on is sent though more replies are ready.
 const FLUSH_BYTES: usize = 64 * 1024;
-/// Incomplete commands of all clients together. Above it, a client that has sent [`PARTIAL_BYTES_FREE`] of one loses
-/// its connection.
+/// Commands of all clients together that are not complete, or wait for room. Above it, a client that has sent
+/// [`PARTIAL_BYTES_FREE`] of an incomplete one loses its connection, and who would have to wait for room is refused.
 pub const PARTIAL_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// An incomplete command up to this size is always taken.
 pub const PARTIAL_BYTES_FREE: usize = 1024 * 1024;
@@ -83,8 +85,10 @@ enum Input {
 /// A scanned command that cannot start yet.
 struct Held {
     words: Vec<Bytes>,
-    /// Until when it is paused; otherwise it waits for the pipeline, or for room for its value.
+    /// Until when it is paused, or waits for room for its value; otherwise it waits for the pipeline.
     until: Option<Instant>,
+    /// Of a command that waits for room: its bytes.
+    large: usize,
 }
 
 /// What a command that may start takes of the bounds.
@@ -260,11 +264,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn start_commands(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
+        let mut in_line = false;
         while self.input_state == Input::Open && !self.output.is_full() {
-            let words = match self.held.take() {
-                Some(held) => held.words,
+            let (words, room_until) = match self.held.take() {
+                Some(held) => (held.words, held.until.filter(|_| held.large > 0)),
                 None => match self.scan() {
-                    Some(words) => words,
+                    Some(words) => (words, None),
                     None => {
                         // A protocol error left a reply.
                         progress |= self.input_state == Input::Broken;
@@ -272,9 +277,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     }
                 },
             };
-            match self.start(words, cx) {
+            match self.start(words, room_until, cx) {
                 None => progress = true,
                 Some(held) => {
+                    in_line = held.large > 0;
                     self.held = Some(held);
                     break;
                 }
@@ -282,6 +288,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if self.session.close {
                 self.close_input(Input::Closed);
             }
+        }
+        if !in_line {
+            self.room.leave();
         }
         progress
     }
@@ -302,10 +311,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Starts a command, or gives it back if it must wait.
-    fn start(&mut self, words: Vec<Bytes>, cx: &mut Context<'_>) -> Option<Held> {
+    /// Starts a command, or gives it back if it must wait. `room_until`: it has waited for room before, and does so until then.
+    fn start(
+        &mut self,
+        words: Vec<Bytes>,
+        room_until: Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Option<Held> {
         if !self.pipeline.has_room() {
-            return Some(Held { words, until: None });
+            return Some(Held { words, until: None, large: 0 });
         }
         let now = Instant::now();
         let entry = match self.gateway.table.resolve(&words) {
@@ -327,18 +341,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let pause = self.gateway.pause.holds(entry.has(Flag::Write), now);
         if let Some(until) = pause.filter(|_| !lifts_pause(entry)) {
-            return Some(Held { words, until: Some(until) });
+            return Some(Held { words, until: Some(until), large: 0 });
         }
         let footprint = self.pipeline.footprint(entry, &words);
         let weight = words.iter().map(|word| word.len() + std::mem::size_of::<Bytes>()).sum();
         if !self.pipeline.admits(&footprint, weight) {
-            return Some(Held { words, until: None });
+            return Some(Held { words, until: None, large: 0 });
         }
         let mut taken = None;
         if entry.has(Flag::Write) {
             match self.room.poll_enter(cx, weight) {
                 Poll::Ready(entered) => taken = entered,
-                Poll::Pending => return Some(Held { words, until: None }),
+                Poll::Pending => {
+                    let until = room_until.unwrap_or(now + self.gateway.config.request_timeout);
+                    if until <= now || self.gateway.partial_bytes() > PARTIAL_BYTES_MAX {
+                        self.reject(Some(entry), now, OpError::Busy.into());
+                        return None;
+                    }
+                    return Some(Held { words, until: Some(until), large: weight });
+                }
             }
         }
         self.launch(entry, words, Admitted { footprint, weight, taken }, now);
@@ -473,7 +494,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn publish_sizes(&self) {
         let client = &self.registration.client;
         client.output_bytes.store(self.output.len(), Ordering::Relaxed);
-        let partial = self.input.len() + self.scanner.held_bytes();
+        let waiting = self.held.as_ref().map_or(0, |held| held.large);
+        let partial = self.input.len() + self.scanner.held_bytes() + waiting;
         let before = client.input_bytes.swap(partial, Ordering::Relaxed);
         if partial != before {
             self.gateway.change_partial_bytes(before, partial);

@@ -1,5 +1,7 @@
 //! Order, overlap, bounds.
 
+use std::time::Duration;
+
 use super::support::TestServer;
 
 #[tokio::test]
@@ -89,23 +91,43 @@ async fn large_values_pass_whole() {
 async fn large_values_wait_for_each_other_and_small_ones_pass_them() {
     let server = TestServer::new();
     let (mut first, mut second) = (server.connect(), server.connect());
-    let value = "v".repeat(20_000_000);
-    let set = |key: &str| format!("*3\r\n$3\r\nSET\r\n$1\r\n{key}\r\n${}\r\n{value}\r\n", value.len());
     server.engine.hold();
-    first.send(set("a")).await;
-    server.engine.until_submitted(1).await;
+    first.send(set("a") + &set("d")).await;
+    server.engine.until_submitted(2).await;
     second.send(set("b")).await;
     second.send("PING\r\n").await;
     let mut third = server.connect();
     third.send("SET c 1\r\n").await;
-    server.engine.until_submitted(2).await;
+    server.engine.until_submitted(3).await;
     server.connect().ask("PING", "+PONG\r\n").await;
-    assert_eq!(server.engine.submitted(), 2, "there is no room for b");
+    assert_eq!(server.engine.submitted(), 3, "there is no room for b");
     // Who does not read its replies keeps nobody waiting.
     server.engine.release_one();
-    server.engine.until_submitted(3).await;
+    server.engine.until_submitted(4).await;
     server.engine.release();
     second.expect("+OK\r\n+PONG\r\n").await;
-    first.expect("+OK\r\n").await;
+    first.expect("+OK\r\n+OK\r\n").await;
     third.expect("+OK\r\n").await;
+}
+
+#[tokio::test]
+async fn a_large_value_that_has_waited_too_long_is_refused_in_its_place() {
+    let server = TestServer::with(|config| config.request_timeout = Duration::from_millis(50));
+    let (mut first, mut second) = (server.connect(), server.connect());
+    server.engine.hold();
+    first.send(set("a") + &set("d")).await;
+    server.engine.until_submitted(2).await;
+    second.send(set("b") + "PING\r\n").await;
+    second.expect("-BUSY too many operations are in flight; nothing was done\r\n+PONG\r\n").await;
+    assert_eq!(server.engine.submitted(), 2);
+    server.engine.release();
+    first.expect("+OK\r\n+OK\r\n").await;
+    second.send(set("b")).await;
+    second.expect("+OK\r\n").await;
+}
+
+/// Half of the room, of which a command never has more.
+fn set(key: &str) -> String {
+    let value = "v".repeat(20_000_000);
+    format!("*3\r\n$3\r\nSET\r\n$1\r\n{key}\r\n${}\r\n{value}\r\n", value.len())
 }
