@@ -34,8 +34,8 @@ impl Default for Room {
 }
 
 impl Room {
-    /// Waits for room for a command that brings so many bytes; one with more than there is room takes all of it. `None`: none is
-    /// needed. Cancel-safe: who gives up leaves the line.
+    /// Waits for room for a command that brings so many bytes; however many, it takes half of all room at most. `None`: none
+    /// is needed. Cancel-safe: who gives up leaves the line.
     pub async fn enter(&self, bytes: usize) -> Option<Taken> {
         let units = units(bytes)?;
         // Never closed.
@@ -65,7 +65,8 @@ impl Line {
         Poll::Ready(taken)
     }
 
-    pub fn is_waiting(&self) -> bool {
+    #[cfg(test)]
+    fn is_waiting(&self) -> bool {
         self.place.is_some()
     }
 

@@ -97,6 +97,20 @@ struct Named {
     flushed: bool,
 }
 
+impl Named {
+    async fn compare<P: Peers>(
+        self,
+        peers: &P,
+        group: &Stable,
+        done: &mut Compared,
+    ) -> Result<(), HealError> {
+        if self.flushed {
+            compare_flush(peers, group, done).await?;
+        }
+        compare_keys(peers, group, self.hashes, done).await
+    }
+}
+
 impl Gathered {
     fn add(&mut self, changes: Changes) {
         self.upto = changes.upto;
@@ -194,17 +208,11 @@ impl<P: Peers> Sync<'_, P> {
     }
 
     async fn compare(&mut self, gathered: Gathered) -> Result<(), HealError> {
-        for (partition, Named { hashes, flushed }) in gathered.partitions {
+        for (partition, named) in gathered.partitions {
             let Some(group) = self.shared(partition) else { continue };
-            self.done.keys += hashes.len() as u64;
+            self.done.keys += named.hashes.len() as u64;
             let mut compared = Compared::default();
-            let outcome = async {
-                if flushed {
-                    compare_flush(self.peers, &group, &mut compared).await?;
-                }
-                compare_keys(self.peers, &group, hashes, &mut compared).await
-            };
-            let outcome = outcome.await;
+            let outcome = named.compare(self.peers, &group, &mut compared).await;
             self.end(partition, compared, outcome)?;
         }
         Ok(())

@@ -210,9 +210,10 @@ impl Witnesses {
         let told = theirs.and_then(|told| told.get(&now.uuid)).copied();
         let ours_of_it = ours.filter(|seen| seen.uuid == now.uuid);
         let seen = ours_of_it.map(|seen| seen.reached);
-        let was_shared = ours_of_it.is_some_and(|seen| !seen.is_ours_alone);
-        let saw_all = is_ours_alone && ours_of_it.is_some() && !was_shared;
-        let since = match is_ours_alone && !was_shared {
+        // Now, and when it was seen.
+        let nobody_else = is_ours_alone && ours_of_it.is_none_or(|seen| seen.is_ours_alone);
+        let saw_all = nobody_else && seen.is_some();
+        let since = match nobody_else {
             true => 0,
             false => self.started.get(&now.worker).copied().unwrap_or(self.starts),
         };
