@@ -1,5 +1,6 @@
 //! A local cluster, run as a person would: `tercet up`, `tercet node`, `tercet status`.
 
+use std::cell::RefCell;
 use std::io::BufRead;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -203,8 +204,14 @@ impl Cluster {
     }
 
     pub(crate) async fn wait_for_status(&self, what: &str, is_so: impl Fn(&ClusterStatus) -> bool) {
-        let is_so = async || self.status().await.filter(|status| is_so(status)).map(drop);
-        within(RING_DEADLINE, STATUS_POLL, what, is_so).await;
+        let last = RefCell::new(None);
+        let is_so = async || {
+            let status = self.status().await;
+            last.replace(status);
+            let status = last.borrow();
+            status.as_ref().is_some_and(&is_so).then_some(())
+        };
+        within(RING_DEADLINE, STATUS_POLL, || format!("{what}; {:#?}", last.borrow()), is_so).await;
     }
 
     /// Until every worker is alive, is asked, and every key has all its replicas.
@@ -241,7 +248,7 @@ impl Cluster {
     }
 
     /// What the parts logged last, for a test that failed.
-    fn print_logs(&self) {
+    pub(crate) fn print_logs(&self) {
         let logs = std::fs::read_dir(self.data_dir.join("logs")).into_iter().flatten().flatten();
         for log in logs {
             let text = std::fs::read(log.path()).unwrap_or_default();

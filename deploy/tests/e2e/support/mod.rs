@@ -7,6 +7,7 @@ pub(crate) mod processes;
 pub(crate) mod resp;
 pub(crate) mod shared;
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 pub(crate) use cluster::{Cluster, tercet};
@@ -19,14 +20,14 @@ pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 /// The one place where tests wait: asks until there is an answer, and tells what it waited for if there is none.
 pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
-    within(DEADLINE, POLL, what, ask).await
+    within(DEADLINE, POLL, || what, ask).await
 }
 
 /// The same with another deadline, asking less often.
-pub(crate) async fn within<T>(
+pub(crate) async fn within<T, W: Display>(
     deadline: Duration,
     poll: Duration,
-    what: &str,
+    what: impl Fn() -> W,
     mut ask: impl AsyncFnMut() -> Option<T>,
 ) -> T {
     let begun = Instant::now();
@@ -34,7 +35,7 @@ pub(crate) async fn within<T>(
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(begun.elapsed() < deadline, "waited {deadline:?} in vain: {what}");
+        assert!(begun.elapsed() < deadline, "waited {deadline:?} in vain: {}", what());
         tokio::time::sleep(poll).await;
     }
 }

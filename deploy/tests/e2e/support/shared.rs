@@ -71,11 +71,13 @@ impl Deref for Alone {
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        // Others wait for the turn, so the slot is free, or taken by one that finds the old cluster still good.
-        if std::thread::panicking()
-            && let Ok(mut slot) = CLUSTER.try_lock()
-        {
-            *slot = Weak::new();
+        if std::thread::panicking() {
+            // Here and not at the cluster's end: it may be in the hands of one who waits for the turn.
+            self.print_logs();
+            // Others wait for the turn, so the slot is free, or taken by one that finds the old cluster still good.
+            if let Ok(mut slot) = CLUSTER.try_lock() {
+                *slot = Weak::new();
+            }
         }
         self.cluster = None;
     }
