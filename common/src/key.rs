@@ -51,6 +51,11 @@ impl Key {
         self.0.clone()
     }
 
+    /// The same key in a buffer of its own, for who keeps it long: it may have come in a larger one.
+    pub fn detached(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
+    }
+
     pub fn slot(&self) -> u16 {
         CRC16.checksum(hash_tag(&self.0)) % SLOTS
     }

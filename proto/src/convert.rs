@@ -164,7 +164,7 @@ pub fn request_to_wire(id: u64, request: ReplicaRequest) -> v1::Request {
             chosen: chosen.is_some(),
             epoch: chosen.unwrap_or_default().0,
         }),
-        ReplicaRequest::Sync(request) => Op::Sync((*request).into()),
+        ReplicaRequest::Sync(request) => Op::Sync(Box::new((*request).into())),
     };
     v1::Request { id, op: Some(op) }
 }
@@ -204,7 +204,7 @@ fn op_from_wire(op: v1::request::Op) -> Result<ReplicaRequest, WireError> {
                 chosen: f.chosen.then_some(epoch),
             }
         }
-        Op::Sync(sync) => ReplicaRequest::Sync(Box::new(sync.try_into()?)),
+        Op::Sync(sync) => ReplicaRequest::Sync(Box::new((*sync).try_into()?)),
     })
 }
 
@@ -223,7 +223,7 @@ pub fn reply_to_wire(id: u64, reply: ReplicaReply) -> v1::Reply {
             floor: Some(held.floor.into()),
         }),
         ReplicaReply::Unknown => R::Unknown(v1::Unknown {}),
-        ReplicaReply::Synced(reply) => R::Synced((*reply).into()),
+        ReplicaReply::Synced(reply) => R::Synced(Box::new((*reply).into())),
         ReplicaReply::Refused(refusal) => R::Refused(v1::Refused {
             reason: Some(match refusal {
                 Refusal::Promise { promised } => Reason::Promised(promised.into()),
@@ -260,7 +260,7 @@ fn result_from_wire(result: v1::reply::Result) -> Result<ReplicaReply, WireError
             floor: v.floor.unwrap_or_default().try_into()?,
         }),
         R::Unknown(_) => ReplicaReply::Unknown,
-        R::Synced(reply) => ReplicaReply::Synced(Box::new(reply.try_into()?)),
+        R::Synced(reply) => ReplicaReply::Synced(Box::new((*reply).try_into()?)),
         R::Refused(refused) => {
             ReplicaReply::Refused(match refused.reason.ok_or(WireError::Missing("reason"))? {
                 Reason::Promised(p) => Refusal::Promise { promised: p.try_into()? },

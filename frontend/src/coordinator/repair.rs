@@ -55,7 +55,8 @@ impl Backlog {
                     return false;
                 }
                 self.key_bytes += bytes;
-                self.keys.insert(key);
+                // It may wait for hours: not along with the buffer that it came in.
+                self.keys.insert(key.detached());
             }
             Missed::Flush { partition, ballot, clock } => {
                 let held = self.flushes.entry(partition).or_default();

@@ -25,9 +25,15 @@ pub const ARGS_MAX: usize = 1024 * 1024;
 pub const UNAUTHENTICATED_ARGS_MAX: usize = 10;
 /// The longest argument before AUTH.
 pub const UNAUTHENTICATED_BULK_BYTES_MAX: usize = 16 * 1024;
-/// Arguments from this size on share the read buffer; smaller ones are copied, so that a key that lives on in a cache
+/// Arguments from this size on share the read buffer; smaller ones are copied, so that a key that lives on for a while
 /// does not keep a whole buffer alive.
 const SHARED_BULK_BYTES_MIN: usize = 64 * 1024;
+/// Arguments up to this size are copied into a chunk that they share: most commands are made of nothing else, and an
+/// allocation for each word would cost more than all the rest of scanning. Whoever keeps such a word for long keeps a chunk.
+const SMALL_BULK_BYTES_MAX: usize = 128;
+const CHUNK_BYTES: usize = 512;
+/// The most arguments that room is made for before they have come.
+const ARGS_RESERVED_MAX: usize = 8;
 /// What an argument costs beside its bytes.
 const ARG_OVERHEAD_BYTES: usize = std::mem::size_of::<Bytes>();
 
@@ -80,6 +86,8 @@ enum State {
 pub struct Scanner {
     state: State,
     args: Vec<Bytes>,
+    /// Room for small arguments.
+    chunk: BytesMut,
     /// Arguments of the current command still to come.
     missing: usize,
     /// Bytes at the buffer's start known to hold no line end.
@@ -90,7 +98,14 @@ pub struct Scanner {
 
 impl Default for Scanner {
     fn default() -> Self {
-        Self { state: State::Start, args: Vec::new(), missing: 0, searched: 0, weight: 0 }
+        Self {
+            state: State::Start,
+            args: Vec::new(),
+            chunk: BytesMut::new(),
+            missing: 0,
+            searched: 0,
+            weight: 0,
+        }
     }
 }
 
@@ -167,17 +182,33 @@ impl Scanner {
         if end != b"\r\n" {
             return Err(ProtocolError::BulkEnd);
         }
-        self.args.push(if len >= SHARED_BULK_BYTES_MIN {
+        let arg = if len >= SHARED_BULK_BYTES_MIN {
             buf.split_to(len).freeze()
         } else {
-            let copy = Bytes::copy_from_slice(&buf[..len]);
+            let copy = self.copy(&buf[..len]);
             buf.advance(len);
             copy
-        });
+        };
+        if self.args.is_empty() {
+            // As many as are announced, but for commands that announce more than most have.
+            self.args.reserve_exact(self.missing.min(ARGS_RESERVED_MAX));
+        }
+        self.args.push(arg);
         buf.advance(2);
         self.missing -= 1;
         self.state = if self.missing == 0 { State::Start } else { State::BulkHeader };
         Ok(true)
+    }
+
+    fn copy(&mut self, arg: &[u8]) -> Bytes {
+        if arg.len() > SMALL_BULK_BYTES_MAX {
+            return Bytes::copy_from_slice(arg);
+        }
+        if self.chunk.capacity() < arg.len() {
+            self.chunk = BytesMut::with_capacity(CHUNK_BYTES);
+        }
+        self.chunk.extend_from_slice(arg);
+        self.chunk.split().freeze()
     }
 
     fn inline(&mut self, buf: &mut BytesMut) -> Result<bool, ProtocolError> {
@@ -263,6 +294,20 @@ mod tests {
             out.extend_from_slice(b"\r\n");
         }
         out
+    }
+
+    /// Small arguments share chunks, others have buffers of their own; a chunk ends in the middle of a command.
+    #[test]
+    fn arguments_around_the_size_of_a_chunk_come_out_as_they_went_in() {
+        let sizes =
+            [0, 1, SMALL_BULK_BYTES_MAX - 1, SMALL_BULK_BYTES_MAX, SMALL_BULK_BYTES_MAX + 1, CHUNK_BYTES];
+        let commands: Vec<Vec<Vec<u8>>> = (0..50u8)
+            .map(|n| (1..=sizes.len()).map(|i| vec![n; sizes[(usize::from(n) + i) % sizes.len()]]).collect())
+            .collect();
+        let input: Vec<u8> = commands.iter().flat_map(|command| encode(command)).collect();
+        let (scanned, end) = scan(input.chunks(100), &LIMITS);
+        assert_eq!(end, Ok(()));
+        assert_eq!(scanned, commands);
     }
 
     #[test]

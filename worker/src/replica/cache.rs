@@ -38,16 +38,17 @@ impl RowCache {
     /// Keeps what is committed for a slot; an older version never replaces a newer one.
     pub(super) fn insert(&mut self, slot: Slot, row: Option<Row>) {
         let ballot = |row: &Option<Row>| row.as_ref().map(|r| r.ballot);
-        if self.rows.peek(&slot).is_some_and(|held| ballot(held) > ballot(&row)) {
-            return;
-        }
-        self.remove(&slot);
         let weight = weight(&row);
-        if weight > self.bytes_max / ROW_SHARE {
-            return;
+        match self.rows.get_mut(&slot) {
+            Some(held) if ballot(held) > ballot(&row) => return,
+            _ if weight > self.bytes_max / ROW_SHARE => return self.remove(&slot),
+            Some(held) => {
+                self.bytes -= self::weight(held);
+                *held = row;
+            }
+            None => drop(self.rows.insert(slot, row)),
         }
         self.bytes += weight;
-        self.rows.insert(slot, row);
         while self.bytes > self.bytes_max {
             let Some((_, row)) = self.rows.remove_lru() else { break };
             self.bytes -= self::weight(&row);
