@@ -146,11 +146,40 @@ impl Known {
         self.is_same_start(worker) && self.address == worker.address
     }
 
-    /// What has changed since it was told of the other members. Only who may vote has said what it must be held to.
-    fn news(&self, workers: &[Registered]) -> Vec<Witness> {
+    fn is_lost(&self) -> bool {
+        self.soundness == Soundness::Lost
+    }
+
+    fn has_under_way(&self, kind: Kind) -> bool {
+        self.attempts[kind as usize].as_ref().is_some_and(|attempt| attempt.under_way.is_some())
+    }
+
+    /// Begins a call, unless the last one has failed just now.
+    fn begin(&mut self, kind: Kind, nr: u64, retry: BackoffPolicy, now: Duration) -> bool {
+        let fresh =
+            || Attempt { backoff: retry.start(now.as_nanos() as u64), not_before: now, under_way: None };
+        let attempt = self.attempts[kind as usize].get_or_insert_with(fresh);
+        if attempt.not_before > now {
+            return false;
+        }
+        attempt.under_way = Some(nr);
+        // What is not told now is told after the next reminder.
+        self.remind &= kind != Kind::Remember;
+        true
+    }
+
+    /// What has changed since it was told of the other members, if it is to be told. Only who may vote has said what it must
+    /// be held to.
+    fn reminder(&mut self, standing: Standing, workers: &[Registered]) -> Option<Vec<Witness>> {
+        if !self.remind || standing != Standing::Member {
+            return None;
+        }
         let members = workers.iter().filter(|worker| worker.standing == Standing::Member);
         let others = members.map(|worker| &worker.witness).filter(|other| other.worker != self.voter.id);
-        others.filter(|other| self.told.get(&other.worker) != Some(*other)).cloned().collect()
+        let news: Vec<_> =
+            others.filter(|other| self.told.get(&other.worker) != Some(*other)).cloned().collect();
+        self.remind = !news.is_empty();
+        self.remind.then_some(news)
     }
 }
 
@@ -199,11 +228,6 @@ impl Council {
 
     /// Who came, who went, and who came back.
     fn follow(&mut self, workers: &[Registered]) {
-        if self.known.len() > workers.len() || workers.iter().any(|w| !self.known.contains_key(w.id())) {
-            let there: HashSet<&WorkerId> = workers.iter().map(Registered::id).collect();
-            let gone: Vec<_> = self.known.extract_if(.., |id, _| !there.contains(id)).collect();
-            gone.iter().for_each(|(_, known)| self.parted(&known.voter));
-        }
         for worker in workers {
             let known = self.known.get(worker.id());
             if known.is_some_and(|known| known.is(worker)) {
@@ -218,6 +242,11 @@ impl Council {
             }
             self.unjudged = true;
             self.known.insert(worker.id().clone(), Known::new(worker));
+        }
+        if self.known.len() > workers.len() {
+            let there: HashSet<&WorkerId> = workers.iter().map(Registered::id).collect();
+            let gone: Vec<_> = self.known.extract_if(.., |id, _| !there.contains(id)).collect();
+            gone.iter().for_each(|(_, known)| self.parted(&known.voter));
         }
     }
 
@@ -293,62 +322,36 @@ impl Council {
     pub fn due(&mut self, workers: &[Registered], room: usize, now: Duration) -> Vec<Errand> {
         let mut due = Vec::new();
         for worker in workers {
+            let Some(known) = self.known.get_mut(worker.id()) else { continue };
             for kind in Kind::ALL {
                 if due.len() >= room {
                     return due;
                 }
-                due.extend(self.due_of(kind, worker, workers, now));
+                if known.has_under_way(kind) {
+                    continue;
+                }
+                let call = match kind {
+                    Kind::Renew => known.is_lost().then_some(Call::Renew),
+                    Kind::Remember => known.reminder(worker.standing, workers).map(Call::Remember),
+                    _ if known.is_lost() => None,
+                    Kind::Decide => self.proposer.ask_of(&known.voter).map(Call::Decide),
+                    Kind::Recall => self.witnesses.wants_recall(&known.voter).then_some(Call::Recall),
+                };
+                let Some(call) = call else {
+                    known.attempts[kind as usize] = None;
+                    continue;
+                };
+                if !known.begin(kind, self.last_call + 1, self.retry, now) {
+                    continue;
+                }
+                self.last_call += 1;
+                if kind == Kind::Recall {
+                    self.witnesses.asks(known.voter.clone());
+                }
+                due.push(Errand { nr: self.last_call, to: worker.clone(), call });
             }
         }
         due
-    }
-
-    fn due_of(
-        &mut self,
-        kind: Kind,
-        worker: &Registered,
-        workers: &[Registered],
-        now: Duration,
-    ) -> Option<Errand> {
-        let known = self.known.get_mut(worker.id())?;
-        let attempt = &known.attempts[kind as usize];
-        if attempt.as_ref().is_some_and(|attempt| attempt.under_way.is_some()) {
-            return None;
-        }
-        let is_lost = known.soundness == Soundness::Lost;
-        let wanted = match kind {
-            Kind::Renew => is_lost.then_some(Call::Renew),
-            Kind::Remember if known.remind && worker.standing == Standing::Member => {
-                let news = known.news(workers);
-                known.remind = !news.is_empty();
-                known.remind.then_some(Call::Remember(news))
-            }
-            Kind::Remember => None,
-            _ if is_lost => None,
-            Kind::Decide => self.proposer.ask_of(&known.voter).map(Call::Decide),
-            Kind::Recall => self.witnesses.wants_recall(&known.voter).then_some(Call::Recall),
-        };
-        let attempt = &mut known.attempts[kind as usize];
-        let Some(call) = wanted else {
-            *attempt = None;
-            return None;
-        };
-        let retry = self.retry;
-        let fresh =
-            || Attempt { backoff: retry.start(now.as_nanos() as u64), not_before: now, under_way: None };
-        let attempt = attempt.get_or_insert_with(fresh);
-        if attempt.not_before > now {
-            return None;
-        }
-        self.last_call += 1;
-        attempt.under_way = Some(self.last_call);
-        match kind {
-            Kind::Recall => self.witnesses.asks(known.voter.clone()),
-            // What is not told now is told after the next reminder.
-            Kind::Remember => known.remind = false,
-            Kind::Decide | Kind::Renew => {}
-        }
-        Some(Errand { nr: self.last_call, to: worker.clone(), call })
     }
 
     /// The next moment at which something is due although nobody answered. `has_room`: for another call; without, that is when
@@ -425,9 +428,7 @@ impl Council {
 
     /// Idle, and everybody who can be asked knows what was decided.
     pub fn is_at_rest(&self) -> bool {
-        let knows = |known: &Known| {
-            known.soundness != Soundness::Lost && self.proposer.ask_of(&known.voter).is_none()
-        };
+        let knows = |known: &Known| !known.is_lost() && self.proposer.ask_of(&known.voter).is_none();
         self.is_idle() && self.known.values().all(knows)
     }
 }
