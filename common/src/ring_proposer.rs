@@ -133,12 +133,12 @@ pub struct Proposer {
 impl Proposer {
     /// `bootstrap` is number 1, its members without identities; `None`: only what workers know is used. `grace` is how
     /// long a majority of its members waits for the others.
-    pub fn new(incarnation: Incarnation, bootstrap: Option<RingConfig>, grace: Duration) -> Self {
+    pub fn new(incarnation: Incarnation, bootstrap: Option<Arc<RingConfig>>, grace: Duration) -> Self {
         let waits = BackoffPolicy::new(Duration::from_millis(20), Duration::from_secs(1), 0.8)
             .expect("constants in range");
         Self {
             incarnation,
-            bootstrap: bootstrap.map(|config| Electorate::of(Arc::new(config))),
+            bootstrap: bootstrap.map(Electorate::of),
             grace,
             voters: BTreeMap::new(),
             decided: None,

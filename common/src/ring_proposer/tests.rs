@@ -43,7 +43,7 @@ impl Cluster {
     }
 
     fn without_workers(incarnation: u64, listed: &[usize]) -> Self {
-        let proposer = Proposer::new(Incarnation(incarnation), Some(list(listed)), GRACE);
+        let proposer = Proposer::new(Incarnation(incarnation), Some(Arc::new(list(listed))), GRACE);
         Self { proposer, workers: BTreeMap::new(), now: NOW }
     }
 
@@ -535,7 +535,8 @@ impl World {
 
     fn fresh_frontend(&mut self) -> Proposer {
         self.incarnations += 1;
-        let mut frontend = Proposer::new(Incarnation(self.incarnations), Some(list(&[1, 2, 3])), GRACE);
+        let mut frontend =
+            Proposer::new(Incarnation(self.incarnations), Some(Arc::new(list(&[1, 2, 3]))), GRACE);
         for n in 1..=WORKERS {
             frontend.met(voter(n));
             frontend.trust(&voter(n), self.forgetful != Some(n), self.now);

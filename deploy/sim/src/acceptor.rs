@@ -11,9 +11,10 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use tercet_common::RingConfig;
 use tercet_common::ring_register::RegisterState;
+use tercet_frontend::membership::council::Call;
 use tercet_worker::store::{MemoryStore, RingRegister, Store};
 
-use crate::calls::{Call, Errand};
+use crate::calls::Parcel;
 
 /// All states that a disk was given, by number. A store keeps bytes; to encode 1024 rows would take longer than all that
 /// it is for, so the bytes are the number of the state in this list. What is lost or set back with the disk is the number.
@@ -42,7 +43,7 @@ impl Archive {
 }
 
 struct Keeping {
-    errand: Errand,
+    parcel: Parcel,
     next: RegisterState,
     kept: Option<bool>,
 }
@@ -51,7 +52,7 @@ struct Keeping {
 #[derive(Default)]
 pub(crate) struct Acceptor {
     state: RegisterState,
-    waiting: VecDeque<Errand>,
+    waiting: VecDeque<Parcel>,
     keeping: Option<Keeping>,
 }
 
@@ -66,8 +67,8 @@ impl Acceptor {
         &self.state
     }
 
-    pub(crate) fn submit(&mut self, errand: Errand) {
-        self.waiting.push_back(errand);
+    pub(crate) fn submit(&mut self, parcel: Parcel) {
+        self.waiting.push_back(parcel);
     }
 
     /// The store cannot be used: who waits is told nothing.
@@ -80,16 +81,16 @@ impl Acceptor {
     }
 
     /// Goes on with what waits, up to a step that has to be kept. `uuid`: whose data it is; others are meant by other calls.
-    pub(crate) fn go_on(&mut self, uuid: &str, answers: &mut Vec<(Errand, RegisterState)>) {
+    pub(crate) fn go_on(&mut self, uuid: &str, answers: &mut Vec<(Parcel, RegisterState)>) {
         while self.keeping.is_none() {
-            let Some(errand) = self.waiting.pop_front() else { return };
-            let Call::Decide(ask) = &errand.call else { continue };
-            if errand.who.voter.uuid != uuid {
+            let Some(parcel) = self.waiting.pop_front() else { return };
+            let Call::Decide(ask) = parcel.call() else { continue };
+            if parcel.uuid() != uuid {
                 continue;
             }
             match self.state.step(ask) {
-                None => answers.push((errand, self.state.clone())),
-                Some(next) => self.keeping = Some(Keeping { errand, next, kept: None }),
+                None => answers.push((parcel, self.state.clone())),
+                Some(next) => self.keeping = Some(Keeping { parcel, next, kept: None }),
             }
         }
     }
@@ -103,12 +104,12 @@ impl Acceptor {
     }
 
     /// The worker has heard what became of the step. The configuration is news to it.
-    pub(crate) fn kept(&mut self, answers: &mut Vec<(Errand, RegisterState)>) -> Option<Arc<RingConfig>> {
-        let Keeping { errand, next, .. } =
+    pub(crate) fn kept(&mut self, answers: &mut Vec<(Parcel, RegisterState)>) -> Option<Arc<RingConfig>> {
+        let Keeping { parcel, next, .. } =
             self.keeping.take_if(|keeping| keeping.kept.is_some()).filter(Keeping::is_kept)?;
         let news = next.decided.clone().filter(|_| next.number() > self.state.number());
         self.state = next;
-        answers.push((errand, self.state.clone()));
+        answers.push((parcel, self.state.clone()));
         news
     }
 }

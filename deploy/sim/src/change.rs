@@ -12,14 +12,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tercet_common::detector::Verdict;
 use tercet_common::ring_change::{self, Decision, Sighting, Situation, Wait};
 use tercet_common::{PartitionId, RingConfig};
 use tercet_frontend::coordinator::core::{Group, WorkerIx};
 use tercet_frontend::healing::copy::CopyJob;
+use tercet_frontend::membership::{Seen, WorkerView};
 
 use crate::agenda::{MILLISECOND, SECOND, Time};
-use crate::council::Heard;
+use crate::council::slot_of;
 use crate::driver::{CopyName, Deciding, Wish};
 use crate::ring::{Configuration, Step, after, without};
 use crate::tasks::Job;
@@ -110,7 +110,7 @@ impl World {
         if configuration.ring != deciding.next {
             self.trace.say(now, || format!("f{} has not got #{}", nth + 1, deciding.next.epoch.0));
             if let Some(council) = &mut self.frontends[nth].council {
-                council.proposer.withdraw(&deciding.next);
+                council.withdraw(&deciding.next);
             }
             for partition in deciding.held {
                 let id = self.partition_id(partition);
@@ -124,7 +124,7 @@ impl World {
         let Some(configuration) = self.frontends[nth].configuration.clone() else { return };
         let (next, now) = (Arc::new(next), self.now);
         let Some(council) = &mut self.frontends[nth].council else { return };
-        if council.proposer.propose(next.clone(), Duration::from_micros(now)).is_err() {
+        if council.propose(next.clone(), now).is_err() {
             // Something newer is decided, and not in force yet.
             let at = now + self.random.spread(MILLISECOND, 50 * MILLISECOND);
             return self.plan_drive(nth, at);
@@ -184,34 +184,19 @@ impl World {
 
     /// All who have registered at the frontend, as its plan sees them.
     fn sightings(&mut self, nth: usize) -> Vec<Sighting> {
-        let (now, pulse, calm) = (self.now, self.plan.pulse, self.calm);
+        let now = self.now;
         let frontend = &mut self.frontends[nth];
         let Some(council) = &frontend.council else { return Vec::new() };
-        let unreached = &mut frontend.driver.unreached;
-        unreached.resize(self.workers.len(), None);
-        let mut sightings = Vec::new();
-        for Heard { slot, voter, at, answers, lost } in council.heard() {
-            let link = &frontend.links[slot];
-            let reached = answers && link.up && link.suspected_until <= now;
-            let since = if reached { None } else { Some(unreached[slot].unwrap_or(now)) };
-            unreached[slot] = since;
-            let unreachable = since.map_or(0, |since| (now - since).max(1));
-            let verdict = match (now - at) / pulse {
-                0..=2 if lost => Verdict::Suspect,
-                0..=2 => Verdict::Alive,
-                3..=5 if !calm => Verdict::Suspect,
-                _ => Verdict::Dead,
-            };
-            sightings.push(Sighting {
-                id: voter.id.clone(),
-                uuid: voter.uuid.clone(),
-                verdict,
-                up_for: Duration::from_micros(now),
-                unreachable_for: Duration::from_micros(unreachable),
-                returns: 0,
-                virtual_nodes: self.plan.virtual_nodes,
-                zone: String::new(),
-            });
+        let links = &frontend.links;
+        let is_connected = |_: &WorkerView, seen: &Seen| {
+            let link = &links[slot_of(&seen.address)?];
+            Some(link.up && link.suspected_until <= now)
+        };
+        let (view, at) = (council.view(now), Duration::from_micros(now));
+        let mut sightings = frontend.driver.sightings.look(&view, is_connected, at);
+        for sighting in &mut sightings {
+            // A schedule is over before a worker that flaps may join.
+            (sighting.up_for, sighting.returns) = (at, 0);
         }
         sightings
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  pulse ─▶ beats ─┐
-//!  answers ────────┴▶ attend: judge ─▶ adopt what is in force ─▶ calls ─▶ network ─▶ worker ─▶ network ─▶ answer
+//!  answers ────────┴▶ attend: look ─▶ adopt what is in force ─▶ calls ─▶ network ─▶ worker ─▶ network ─▶ answer
 //! ```
 //!
 //! Frontends act on the configuration that their own proposer has in force, workers on the newest that their register knows to
@@ -11,29 +11,37 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tercet_common::RingConfig;
 use tercet_frontend::coordinator::core::{Core, WorkerIx};
+use tercet_frontend::membership::beat::Beat;
+use tercet_frontend::membership::council::{Call, Errand, Reply};
 
 use crate::agenda::{MILLISECOND, Time};
-use crate::calls::{Beat, Call, Errand, Said};
+use crate::calls::Parcel;
+use crate::council::{Council, address, slot_of};
 use crate::network::Stream;
 use crate::ring::Configuration;
 use crate::world::{Event, World};
 
-/// All configurations that anybody took for decided, by number.
+/// All configurations that anybody took for decided, by number: each copy that was met, for to compare two takes long.
 #[derive(Default)]
-pub(crate) struct Ledger(BTreeMap<u64, Arc<RingConfig>>);
+pub(crate) struct Ledger(BTreeMap<u64, Vec<Arc<RingConfig>>>);
 
 impl Ledger {
     /// `false`: another one of this number was decided.
     fn note(&mut self, ring: &Arc<RingConfig>) -> bool {
-        *self.0.entry(ring.epoch.0).or_insert_with(|| ring.clone()) == *ring
+        let copies = self.0.entry(ring.epoch.0).or_default();
+        let is_known = copies.iter().any(|copy| Arc::ptr_eq(copy, ring));
+        let is_same = is_known || copies.first().is_none_or(|first| first == ring);
+        if is_same && !is_known {
+            copies.push(ring.clone());
+        }
+        is_same
     }
 
     pub(crate) fn newest(&self) -> Option<&Arc<RingConfig>> {
-        self.0.last_key_value().map(|(_, ring)| ring)
+        self.0.last_key_value().and_then(|(_, copies)| copies.first())
     }
 }
 
@@ -64,27 +72,22 @@ impl World {
     }
 
     pub(crate) fn attend(&mut self, nth: usize) {
-        let now = Duration::from_micros(self.now);
         let frontend = &mut self.frontends[nth];
         if frontend.attend_at.take_if(|at| *at <= self.now).is_none() {
             return;
         }
         let Some(council) = &mut frontend.council else { return };
-        if council.proposer.wakes_at().is_some_and(|at| at <= now) {
-            council.proposer.tick(now);
-        }
-        council.judge(now);
-        council.name_members(now);
-        let (decided, in_force) = (council.proposer.decided().cloned(), council.proposer.in_force().cloned());
+        council.look(self.now);
+        let (decided, in_force) = (council.decided().cloned(), council.in_force().cloned());
         decided.iter().chain(&in_force).for_each(|ring| self.note_decided(ring));
         if let Some(ring) = in_force {
             self.adopt(nth, &ring);
         }
         self.look_at_peers(nth);
         self.make_calls(nth);
-        let wakes_at = self.frontends[nth].council.as_ref().and_then(|council| council.proposer.wakes_at());
+        let wakes_at = self.frontends[nth].council.as_ref().and_then(Council::wakes_at);
         if let Some(at) = wakes_at {
-            self.plan_attend(nth, (at.as_micros() as Time).max(self.now + 1));
+            self.plan_attend(nth, at.max(self.now + 1));
         }
     }
 
@@ -118,10 +121,8 @@ impl World {
             let frontend = &mut self.frontends[nth];
             // Whoever connects is told which start of the worker is there.
             let generation = self.workers[worker].generation();
-            let member = frontend
-                .council
-                .as_ref()
-                .is_some_and(|council| council.is_member(worker) && council.knows_start(worker, generation));
+            let council = frontend.council.as_ref();
+            let member = council.is_some_and(|council| council.is_member_since(worker, generation));
             let link = &mut frontend.links[worker];
             let usable = link.up && link.suspected_until <= now && member && frontend.core.is_some();
             if std::mem::replace(&mut link.usable, usable) != usable {
@@ -133,99 +134,100 @@ impl World {
     }
 
     fn make_calls(&mut self, nth: usize) {
-        let frontend = &mut self.frontends[nth];
-        let (links, life) = (&frontend.links, frontend.life);
-        let Some(council) = &mut frontend.council else { return };
-        let due = council.due(|worker| links[worker].up);
-        for (worker, nr, who, call) in due {
+        let (now, life) = (self.now, self.frontends[nth].life);
+        let patience = self.plan.tuning.replica_timeout.as_micros() as Time * 4;
+        let due = self.frontends[nth].council.as_mut().map(|council| council.due(now)).unwrap_or_default();
+        for errand in due.into_iter().map(Arc::new) {
+            let Some(worker) = slot_of(&errand.to.address) else { continue };
+            let frontend = &mut self.frontends[nth];
+            if let Some(council) = frontend.council.as_mut().filter(|_| !frontend.links[worker].up) {
+                // Nobody is there.
+                council.answered(&errand, None, now);
+                continue;
+            }
+            let gives_up = Event::CallTimeout { frontend: nth, life, errand: errand.clone() };
+            self.agenda.plan(now + patience, gives_up);
             let stream = self.frontends[nth].stream(nth, worker);
-            let patience = self.plan.tuning.replica_timeout.as_micros() as Time * 4;
-            let gives_up = Event::CallTimeout { frontend: nth, life, worker, kind: call.kind(), nr };
-            self.agenda.plan(self.now + patience, gives_up);
-            self.send_errand(Errand { stream, nr, who, call });
+            self.send_parcel(Parcel { stream, errand });
         }
     }
 
-    fn send_errand(&mut self, errand: Errand) {
-        let Stream { frontend, worker, .. } = errand.stream;
+    fn send_parcel(&mut self, parcel: Parcel) {
+        let Stream { frontend, worker, .. } = parcel.stream;
         let cut = self.frontends[frontend].links[worker].cut_to > self.now;
         let lost = self.is_lost(cut);
         self.trace.say(self.now, || {
             let lost = if lost { "  LOST" } else { "" };
-            format!("f{}→w{} !{} {}{lost}", frontend + 1, worker + 1, errand.nr, show_call(&errand.call))
+            format!("f{}→w{} !{} {}{lost}", frontend + 1, worker + 1, parcel.nr(), show_call(parcel.call()))
         });
         if lost {
             return;
         }
         if !self.calm && self.random.permille(self.plan.doubled) {
             let at = self.now + self.delay() * 2;
-            self.agenda.plan(at, Event::Call(Box::new(errand.clone())));
+            self.agenda.plan(at, Event::Call(parcel.clone()));
         }
         let at = self.now + self.delay();
-        self.agenda.plan(at, Event::Call(Box::new(errand)));
+        self.agenda.plan(at, Event::Call(parcel));
     }
 
     /// A call reaches whoever is at the worker's address; what is meant for other data is refused.
-    pub(crate) fn deliver_call(&mut self, errand: Errand) {
-        let slot = errand.stream.worker;
+    pub(crate) fn deliver_call(&mut self, parcel: Parcel) {
+        let slot = parcel.stream.worker;
         let worker = &mut self.workers[slot];
         if worker.paused_until > self.now {
-            return self.agenda.plan(worker.paused_until, Event::Call(Box::new(errand)));
+            return self.agenda.plan(worker.paused_until, Event::Call(parcel));
         }
         if !worker.is_open() {
             return;
         }
-        let meant = errand.who.voter == worker.voter;
-        match &errand.call {
+        let reply = match parcel.call() {
             Call::Decide(_) => {
-                worker.decide(errand);
-                self.pump(slot);
+                worker.decide(parcel);
+                return self.pump(slot);
             }
-            Call::Recall => {
-                if let Some(memory) = worker.recall() {
-                    self.send_answer(errand, Said::Memory(memory));
-                }
-            }
-            Call::Remember(witnesses) => {
-                if worker.remember(witnesses.clone()).is_some() {
-                    self.send_answer(errand, Said::Done);
-                }
-            }
-            Call::Renew if meant => self.renew(slot),
-            Call::Renew => {}
+            Call::Recall => worker.recall().map(Reply::Memory),
+            Call::Remember(witnesses) => worker.remember(witnesses.clone()).map(|()| Reply::Remembered),
+            Call::Renew if parcel.uuid() == worker.voter.uuid => self.renew(slot).map(Reply::NewUuid),
+            Call::Renew => None,
+        };
+        if let Some(reply) = reply {
+            self.send_answer(parcel, reply);
         }
     }
 
-    pub(crate) fn send_answer(&mut self, errand: Errand, said: Said) {
-        let Stream { frontend, worker, .. } = errand.stream;
+    pub(crate) fn send_answer(&mut self, parcel: Parcel, reply: Reply) {
+        let Stream { frontend, worker, .. } = parcel.stream;
         let cut = self.frontends[frontend].links[worker].cut_from > self.now;
         let lost = self.is_lost(cut);
         self.trace.say(self.now, || {
             let lost = if lost { "  LOST" } else { "" };
-            format!("w{}→f{} !{} {}{lost}", worker + 1, frontend + 1, errand.nr, show_said(&said))
+            format!("w{}→f{} !{} {}{lost}", worker + 1, frontend + 1, parcel.nr(), show_reply(&reply))
         });
         if !lost {
             let at = self.now + self.delay();
-            self.agenda.plan(at, Event::Answer(Box::new((errand, said))));
+            self.agenda.plan(at, Event::Answer(Box::new((parcel, reply))));
         }
     }
 
-    pub(crate) fn call_timeout(&mut self, nth: usize, worker: usize, kind: usize, nr: u64) {
+    /// Nobody waits for an answer any longer.
+    pub(crate) fn call_failed(&mut self, nth: usize, errand: &Errand) {
+        let now = self.now;
         let council = self.frontends[nth].council.as_mut();
-        if council.is_some_and(|council| council.gave_up(worker, kind, nr)) {
-            self.plan_attend(nth, self.now);
+        if council.is_some_and(|council| council.answered(errand, None, now)) {
+            self.plan_attend(nth, now);
         }
     }
 
-    pub(crate) fn call_answered(&mut self, errand: &Errand, said: Said) {
-        let Stream { frontend: nth, life, worker, .. } = errand.stream;
+    pub(crate) fn call_answered(&mut self, parcel: &Parcel, reply: Reply) {
+        let Stream { frontend: nth, life, .. } = parcel.stream;
         let now = self.now;
         let frontend = &mut self.frontends[nth];
         let Some(council) = frontend.council.as_mut().filter(|_| frontend.life == life) else { return };
-        if !council.answered(worker, errand.nr, &errand.who, &errand.call, said, now) {
+        if !council.answered(&parcel.errand, Some(reply), now) {
             return;
         }
-        if let Some(ring) = council.proposer.decided().cloned() {
+        if let Some(ring) = council.decided().cloned() {
             self.note_decided(&ring);
         }
         self.plan_attend(nth, now);
@@ -233,11 +235,11 @@ impl World {
 
     /// What a worker has decided by now is on its way, and known.
     pub(crate) fn send_decided(&mut self, slot: usize) {
-        for (errand, state) in std::mem::take(&mut self.workers[slot].decided) {
+        for (parcel, state) in std::mem::take(&mut self.workers[slot].decided) {
             if let Some(ring) = &state.decided {
                 self.note_decided(ring);
             }
-            self.send_answer(errand, Said::State(state));
+            self.send_answer(parcel, Reply::State(state));
         }
     }
 
@@ -245,17 +247,21 @@ impl World {
     pub(crate) fn beat(&mut self, nth: usize, worker: usize) {
         let Some(beat) = self.heartbeat(nth, worker) else { return };
         let now = self.now;
+        let stream = (self.frontends[nth].links[worker].generation, self.workers[worker].life);
         if let Some(council) = &mut self.frontends[nth].council {
-            council.hear(worker, beat, now);
+            council.hear(worker, stream, beat, now);
             self.plan_attend(nth, now);
         }
     }
 
     fn heartbeat(&mut self, nth: usize, worker: usize) -> Option<Beat> {
-        let one_frontend = self.frontends.len() == 1;
+        let frontends = self.frontends.len() as u32;
         let link = &self.frontends[nth].links[worker];
         let through = link.up && link.cut_from <= self.now && self.workers[worker].paused_until <= self.now;
-        let beat = self.workers[worker].beat(one_frontend).filter(|_| through)?;
+        if !through {
+            return None;
+        }
+        let beat = self.workers[worker].beat(address(worker), frontends, self.plan.virtual_nodes)?;
         (!self.is_lost(false)).then_some(beat)
     }
 
@@ -307,15 +313,15 @@ fn show_call(call: &Call) -> String {
     }
 }
 
-fn show_said(said: &Said) -> String {
-    match said {
-        Said::State(state) => {
+fn show_reply(reply: &Reply) -> String {
+    match reply {
+        Reply::State(state) => {
             let vote = state.vote.as_ref().map(|vote| {
                 format!(", votes t{}.{} {}", vote.term.n, vote.term.incarnation.0, show(&vote.config))
             });
             let promised = format!("t{}.{}", state.promised.n, state.promised.incarnation.0);
             format!("promised {promised}, knows #{}{}", state.number().0, vote.unwrap_or_default())
         }
-        said => format!("{said:?}"),
+        reply => format!("{reply:?}"),
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tercet_common::ring_change::Planner;
 use tercet_common::{Epoch, RingConfig, WorkerId};
 use tercet_frontend::coordinator::core::WorkerIx;
+use tercet_frontend::membership::sightings::Sightings;
 
 use crate::agenda::Time;
 
@@ -47,6 +48,6 @@ pub(crate) struct Driver {
     pub rests: bool,
     /// The real one.
     pub planner: Planner,
-    /// Since when workers could not be reached, by slot.
-    pub unreached: Vec<Option<Time>>,
+    /// The real ones.
+    pub sightings: Sightings,
 }

@@ -83,15 +83,22 @@ impl Frontend {
     }
 
     /// Begins a new life under an incarnation that nobody ever had. `nth` tells frontends apart.
-    /// `first` is what its settings say of the ring.
-    pub(crate) fn start(&mut self, nth: usize, now: Time, first: RingConfig, grace: Duration) {
+    /// `first` is what its settings say of the ring, and `pulse` how often workers beat.
+    pub(crate) fn start(
+        &mut self,
+        nth: usize,
+        now: Time,
+        first: Arc<RingConfig>,
+        grace: Duration,
+        pulse: Time,
+    ) {
         self.life += 1;
         self.began = now;
         (self.tick_at, self.attend_at) = (None, None);
         // Which of two incarnations is the higher must not tell which is the older.
         let rank = self.life.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
         self.incarnation = Incarnation((rank << 16) | (self.life << 4) | (nth as u64 + 1));
-        self.council = Some(Council::new(self.incarnation, first, grace, self.links.len()));
+        self.council = Some(Council::new(self.incarnation, first, grace, pulse, self.links.len()));
     }
 
     /// The cluster has formed.
@@ -137,7 +144,7 @@ impl Frontend {
             && self.missed_flushes.is_empty()
             && self.tasks.is_idle()
             && self.driver.rests
-            && self.council.as_ref().is_some_and(Council::is_idle)
+            && self.council.as_ref().is_some_and(Council::is_at_rest)
             && self.core.as_ref().is_some_and(|core| core.in_flight() == (0, 0, 0) && core.waiting() == 0)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   clients ─▶ frontends (coordinator core) ─▶ network ─▶ workers (replica over a store in memory)
-//!              proposer, planner, witnesses   lose, double,    register of ring configurations
+//!              membership, planner            lose, double,    register of ring configurations
 //!                 crash, clocks apart         delay, cut       crash, disk full, lost or set back, commits out of
 //!                                                              order, unknown outcomes, orphans that land late
 //! ```

@@ -126,17 +126,19 @@ impl World {
         others.iter().filter(|other| remembers(other)).count() >= majority(others.len())
     }
 
-    /// A worker is told that its data is older than what it once said.
-    pub(crate) fn renew(&mut self, slot: usize) {
+    /// A worker is told that its data is older than what it once said. The uuid that it takes.
+    pub(crate) fn renew(&mut self, slot: usize) -> Option<String> {
         let Some(successor) = self.workers[slot].set_back.as_ref().map(|(_, successor)| *successor) else {
-            return self.violate(format!("w{} is told to be another one, but has lost nothing", slot + 1));
+            self.violate(format!("w{} is told to be another one, but has lost nothing", slot + 1));
+            return None;
         };
-        let Some(uuid) = self.workers[slot].renew() else { return };
+        let uuid = self.workers[slot].renew()?;
         self.trace.say(self.now, || format!("w{} becomes w{} over {uuid}", slot + 1, successor + 1));
         if let Ok([old, new]) = self.workers.get_disjoint_mut([slot, successor]) {
-            new.succeed(old, uuid);
+            new.succeed(old, uuid.clone());
         }
         self.tell_of_death(slot);
         self.start_worker(successor);
+        Some(uuid)
     }
 }

@@ -27,6 +27,7 @@ pub(crate) struct Configuration {
     pub(crate) groups: Vec<Group>,
     /// The slots of its members.
     slots: Vec<WorkerIx>,
+    is_joint: bool,
 }
 
 impl Configuration {
@@ -40,7 +41,8 @@ impl Configuration {
             next: row.next.as_ref().map(named),
         };
         let groups = ring.partitions[..partitions].iter().map(group).collect();
-        Self { ring, groups, slots }
+        let is_joint = !ring.is_stable();
+        Self { ring, groups, slots, is_joint }
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -53,7 +55,7 @@ impl Configuration {
 
     /// Of the partitions that have keys, or of any other.
     pub(crate) fn is_joint(&self) -> bool {
-        !self.ring.is_stable()
+        self.is_joint
     }
 
     /// Whether a worker is a replica of any partition, also of those without keys.

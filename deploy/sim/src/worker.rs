@@ -30,7 +30,7 @@ use tercet_worker::store::{CommitOutcome, MemoryDisk, MemoryStore, Store, StoreE
 
 use crate::acceptor::{Acceptor, Archive};
 use crate::agenda::{MILLISECOND, Time};
-use crate::calls::Errand;
+use crate::calls::Parcel;
 use crate::random::Random;
 
 /// Look-ups of one worker under way at once.
@@ -143,7 +143,7 @@ pub(crate) struct Worker {
     /// Steps to put on the agenda: after how long, and what.
     pub planned: Vec<(Time, Step)>,
     /// Answers of the register that are to be sent.
-    pub decided: Vec<(Errand, RegisterState)>,
+    pub decided: Vec<(Parcel, RegisterState)>,
 }
 
 impl Worker {

@@ -4,14 +4,16 @@
 //! that the seed decides. Nothing else moves: a seed replays exactly.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tercet_common::ring_proposer::Voter;
 use tercet_common::{PartitionId, ReplicaReply, ReplicaRequest, RingConfig, WorkerId};
 use tercet_frontend::coordinator::core::{CallId, Core, WorkerIx};
+use tercet_frontend::membership::council::{Errand, Reply};
 
 use crate::agenda::{Agenda, MILLISECOND, SECOND, Time};
-use crate::calls::{Errand, Said};
+use crate::calls::Parcel;
 use crate::client::Answers;
 use crate::council::Council;
 use crate::decide::Ledger;
@@ -85,14 +87,12 @@ pub(crate) enum Event {
         life: u64,
     },
     /// What a worker as a whole is asked, and says.
-    Call(Box<Errand>),
-    Answer(Box<(Errand, Said)>),
+    Call(Parcel),
+    Answer(Box<(Parcel, Reply)>),
     CallTimeout {
         frontend: usize,
         life: u64,
-        worker: usize,
-        kind: usize,
-        nr: u64,
+        errand: Arc<Errand>,
     },
     /// A frontend looks at what it knows of workers and configurations, and at what it is changing.
     Attend {
@@ -123,7 +123,7 @@ pub(crate) struct World {
     pub(crate) keys: Vec<SimKey>,
     pub(crate) names: Vec<WorkerId>,
     /// What the settings of all frontends say of the ring.
-    first: RingConfig,
+    first: Arc<RingConfig>,
     /// What anybody knows to be decided.
     pub(crate) ledger: Ledger,
     /// Of each worker's disk, perhaps an old copy.
@@ -172,7 +172,7 @@ impl World {
             agenda: Agenda::default(),
             keys: keys(plan.keys, plan.partitions),
             names,
-            first,
+            first: Arc::new(first),
             ledger: Ledger::default(),
             equal: true,
             backups: vec![None; plan.workers + plan.spares],
@@ -279,13 +279,13 @@ impl World {
                 self.beat(frontend, worker);
             }
             Event::Pulse { frontend, life } if self.lives(frontend, life) => self.pulse(frontend),
-            Event::Call(errand) => self.deliver_call(*errand),
+            Event::Call(parcel) => self.deliver_call(parcel),
             Event::Answer(answer) => {
-                let (errand, said) = *answer;
-                self.call_answered(&errand, said);
+                let (parcel, reply) = *answer;
+                self.call_answered(&parcel, reply);
             }
-            Event::CallTimeout { frontend, life, worker, kind, nr } if self.lives(frontend, life) => {
-                self.call_timeout(frontend, worker, kind, nr);
+            Event::CallTimeout { frontend, life, errand } if self.lives(frontend, life) => {
+                self.call_failed(frontend, &errand);
             }
             Event::Attend { frontend, life } if self.lives(frontend, life) => self.attend(frontend),
             Event::Drive { frontend, life } if self.lives(frontend, life) => self.drive(frontend),
@@ -337,7 +337,8 @@ impl World {
             return;
         }
         let grace = Duration::from_micros(self.plan.grace);
-        self.frontends[nth].start(nth, self.now, self.first.clone(), grace);
+        let first = self.first.clone();
+        self.frontends[nth].start(nth, self.now, first, grace, self.plan.pulse);
         let life = self.frontends[nth].life;
         self.trace.say(self.now, || format!("f{} starts its life {life}", nth + 1));
         for worker in 0..self.workers.len() {
@@ -471,7 +472,7 @@ impl World {
         for (nth, frontend) in self.frontends.iter().enumerate() {
             let core = frontend.core.as_ref().map(|core| (core.in_flight(), core.waiting()));
             let missed = (frontend.missed_keys.len(), frontend.missed_flushes.len());
-            let council = frontend.council.as_ref().is_some_and(Council::is_idle);
+            let council = frontend.council.as_ref().is_some_and(Council::is_at_rest);
             let ring = (frontend.number(), council, frontend.driver.rests, frontend.tasks.is_idle());
             let _ = write!(left, " f{}: {core:?}, missed {missed:?}, ring {ring:?};", nth + 1);
         }

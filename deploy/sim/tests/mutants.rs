@@ -6,23 +6,23 @@ use tercet_sim::campaign::run_caught;
 
 /// A seed whose schedule shows the break. What changes elsewhere shifts schedules, so those that follow will do too.
 const KILLERS: &[(Mutant, u64)] = &[
-    (Mutant::GetUnrewritten, 3),
+    (Mutant::GetUnrewritten, 8),
     (Mutant::NoJointQuorums, 245),
     (Mutant::ForgetPromises, 3_245),
-    (Mutant::RetryUncertain, 3),
+    (Mutant::RetryUncertain, 8),
     (Mutant::CopyFromOne, 281),
     (Mutant::PrepareWithoutBarrier, 16),
-    (Mutant::OrphansNotEnded, 28),
+    (Mutant::OrphansNotEnded, 62),
     (Mutant::ExpiryWithoutTombstone, 5_238),
     (Mutant::AnswerBeforeCommit, 0),
     (Mutant::MemoryOverGenerations, 270),
     (Mutant::FlushWithoutHold, 186),
-    (Mutant::UnansweredAsRefused, 3),
+    (Mutant::UnansweredAsRefused, 9),
     // Of 15,700 schedules with the last two, four and ten showed it; with the others, one of some dozens does.
     (Mutant::VoteWithoutPromises, 3),
     (Mutant::VoteUnbound, 26),
     (Mutant::VoteBelowPromise, 3_105),
-    (Mutant::DecideWithoutElectors, 3_307),
+    (Mutant::DecideWithoutElectors, 5_901),
 ];
 
 /// Seeds that are tried where the named one does not show it any more.

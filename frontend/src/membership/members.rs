@@ -137,6 +137,12 @@ impl Entry {
         Voter { id: self.beat.worker.clone(), uuid: self.beat.identity.uuid.clone() }
     }
 
+    /// Of the worker that said this.
+    fn is_start(&self, witness: &Witness) -> bool {
+        let Identity { uuid, boot_generation } = &self.beat.identity;
+        *uuid == witness.uuid && *boot_generation == witness.boot_generation
+    }
+
     fn witness(&self) -> Witness {
         let Voter { id: worker, uuid } = self.voter();
         let (boot_generation, journal_seq) = (self.beat.identity.boot_generation, self.beat.journal_seq);
@@ -156,9 +162,15 @@ pub struct Registered {
     pub is_ours_alone: bool,
     pub address: String,
     pub standing: Standing,
+    /// What was found out about it so far.
+    pub findings: Findings,
 }
 
 impl Registered {
+    pub fn id(&self) -> &WorkerId {
+        &self.witness.worker
+    }
+
     pub fn voter(&self) -> Voter {
         Voter { id: self.witness.worker.clone(), uuid: self.witness.uuid.clone() }
     }
@@ -166,10 +178,6 @@ impl Registered {
     pub fn claim(&self) -> Claim<'_> {
         let Self { witness: now, opened_journal_seq, beats, is_ours_alone, .. } = self;
         Claim { now, opened_journal_seq: *opened_journal_seq, beats: *beats, is_ours_alone: *is_ours_alone }
-    }
-
-    pub fn identity(&self) -> Identity {
-        Identity { uuid: self.witness.uuid.clone(), boot_generation: self.witness.boot_generation }
     }
 }
 
@@ -187,10 +195,10 @@ pub struct Members {
 
 impl Members {
     /// `ring` is the configuration whose members are expected until one is in force.
-    pub fn new(detector: DetectorConfig, ring: RingConfig) -> Self {
+    pub fn new(detector: DetectorConfig, ring: Arc<RingConfig>) -> Self {
         Self {
             detector: Detector::new(detector),
-            ring: Arc::new(ring),
+            ring,
             in_force: false,
             workers: BTreeMap::new(),
             sessions: 0,
@@ -290,11 +298,13 @@ impl Members {
         self.workers.values_mut().for_each(|entry| Self::admit(&self.ring, entry));
     }
 
-    /// Something was found out about a worker in this start of it. `false`: nothing that was not known; or another start
-    /// has registered meanwhile, and the finding is void.
-    pub fn found(&mut self, id: &WorkerId, identity: &Identity, findings: Findings) -> bool {
-        let Some(entry) = self.workers.get_mut(id) else { return false };
-        if entry.beat.identity != *identity || entry.findings == findings {
+    /// Something was found out about this start of a worker. `false`: nothing that was not known; or another start has
+    /// registered meanwhile, and the finding is void.
+    pub fn found(&mut self, of: &Witness, findings: Findings) -> bool {
+        let Some(entry) = self.workers.get_mut(&of.worker).filter(|entry| entry.is_start(of)) else {
+            return false;
+        };
+        if entry.findings == findings {
             return false;
         }
         entry.findings = findings;
@@ -312,9 +322,9 @@ impl Members {
         entry.admitted |= knows && entry.voter().is_member(ring);
     }
 
-    /// The worker has taken another identity, and will register under it.
-    pub fn renewed(&mut self, id: &WorkerId, identity: &Identity) {
-        if let Some(entry) = self.workers.get_mut(id).filter(|entry| entry.beat.identity == *identity) {
+    /// The worker has taken another identity than this, and will register under it.
+    pub fn renewed(&mut self, was: &Witness) {
+        if let Some(entry) = self.workers.get_mut(&was.worker).filter(|entry| entry.is_start(was)) {
             entry.renewed = true;
         }
     }
@@ -328,6 +338,7 @@ impl Members {
             witness: entry.witness(),
             address: entry.beat.address.clone(),
             standing: self.standing(entry),
+            findings: entry.findings,
         };
         self.workers.values().filter(|entry| !entry.renewed).map(registered).collect()
     }
@@ -396,7 +407,7 @@ mod tests {
     fn members() -> Members {
         let ring = ["w1", "w2", "w3"].map(|w| Member::named(id(w), 128, ""));
         let config = RingConfig::new("c", Epoch(1), REPLICAS, ring.to_vec()).unwrap();
-        Members::new(DetectorConfig::default(), config)
+        Members::new(DetectorConfig::default(), Arc::new(config))
     }
 
     fn beat(worker: &str, uuid: &str, boot_generation: u64) -> Beat {
@@ -414,6 +425,10 @@ mod tests {
         }
     }
 
+    fn start(worker: &str, uuid: &str, boot_generation: u64) -> Witness {
+        Witness { worker: id(worker), uuid: uuid.to_owned(), boot_generation, journal_seq: 0 }
+    }
+
     impl Members {
         fn registers(
             &mut self,
@@ -426,9 +441,8 @@ mod tests {
         }
 
         fn finds(&mut self, worker: &str, uuid: &str, boot_generation: u64, soundness: Soundness) -> bool {
-            let identity = Identity { uuid: uuid.to_owned(), boot_generation };
             let holds = Some(self.ring.epoch);
-            self.found(&id(worker), &identity, Findings { soundness, holds })
+            self.found(&start(worker, uuid, boot_generation), Findings { soundness, holds })
         }
 
         /// Number `epoch` is in force, of these workers with these data.
@@ -534,7 +548,7 @@ mod tests {
         assert_eq!(members.sees("w1", 0).0, Standing::Member);
         members.finds("w1", "u1", 5, Soundness::Lost);
         assert_eq!(members.sees("w1", 0).0, Standing::Lost);
-        members.renewed(&id("w1"), &Identity { uuid: "u1".to_owned(), boot_generation: 5 });
+        members.renewed(&start("w1", "u1", 5));
         assert!(members.registered().is_empty());
         members.registers("w1", "u9", 5, 1).unwrap();
         assert_eq!(members.sees("w1", 1).0, Standing::Replaced);

@@ -4,12 +4,12 @@
 //!  worker ──Heartbeat stream──▶ service ──▶ members (registry, failure detector) ──watch──▶ replica links, status
 //!                                              │ who registered      ▲ sound? what does it know?
 //!                                              ▼                     │
-//!  worker ◀──Decide, Recall, Renew── embedded: proposer, witnesses ──┴──watch──▶ ring ──▶ coordinator
-//!  worker ◀──Remember── reminder
+//!  worker ◀──Decide, Recall, Renew, Remember── embedded: council ────┴──watch──▶ ring ──▶ coordinator
+//!                                                        (proposer, witnesses)
 //! ```
 //!
-//! `members`, `witnesses`, `beat` and the proposer (`tercet_common::ring_proposer`) are plain rules, tested without
-//! sockets. The first configuration comes from the frontend's settings as number 1; the workers keep it, and from then on
+//! `members`, `council`, `witnesses`, `beat`, `sightings` and the proposer (`tercet_common::ring_proposer`) are plain rules, tested
+//! without sockets, and run by the simulation (`deploy/sim`) as they are. The first configuration comes from the frontend's settings as number 1; the workers keep it, and from then on
 //! theirs is the truth. Nothing is kept here: a frontend that restarts asks each worker once.
 //!
 //! **What is guaranteed.** No number has two configurations, whoever proposes. A ring is shown only once a majority of its
@@ -17,12 +17,13 @@
 //! others remember, is not let vote.
 
 pub mod beat;
+pub mod council;
 mod embedded;
 pub mod members;
 mod peers;
-mod reminder;
 mod service;
 mod shared;
+pub mod sightings;
 mod ticker;
 pub mod witnesses;
 
@@ -171,7 +172,7 @@ pub(crate) async fn start_with(
 ) -> Result<MembershipHandle, StartError> {
     let member = |w: &crate::config::RingWorker| Member::named(w.id.clone(), w.virtual_nodes, w.zone.clone());
     let members = config.workers.iter().map(member).collect();
-    let bootstrap = RingConfig::new(config.cluster_id.clone(), Epoch(1), REPLICAS, members)?;
+    let bootstrap = Arc::new(RingConfig::new(config.cluster_id.clone(), Epoch(1), REPLICAS, members)?);
     // Three beats fit the timeout, as with the defaults of 2 s and 6 s.
     let detector = DetectorConfig::new(timing.heartbeat_timeout / 3, timing.heartbeat_timeout)?;
     let address = config.grpc_listen;
@@ -190,7 +191,6 @@ pub(crate) async fn start_with(
     tasks.spawn(serve(shared.clone(), listener));
     tasks.spawn(ticker::run(shared.clone()));
     tasks.spawn(embedded.clone().tend());
-    tasks.spawn(reminder::run(shared.clone()));
     tasks.close();
     Ok(MembershipHandle { shared, embedded, local_addr, tasks })
 }

@@ -4,11 +4,12 @@ use futures_util::FutureExt;
 use tercet_common::ring_proposer::Voter;
 use tercet_common::ring_register::RegisterState;
 use tercet_common::sync::{Memory, Witness};
+use tercet_frontend::membership::beat::{Beat, Identity, Report};
 use tercet_worker::store::memory::Snapshot;
 use tercet_worker::store::{MemoryDisk, Store};
 
 use super::{Worker, new_disk};
-use crate::calls::{Beat, Errand};
+use crate::calls::Parcel;
 
 impl Worker {
     /// An old backup takes the place of the disk of a worker that is down. `successor`: see [`Worker::set_back`].
@@ -41,14 +42,20 @@ impl Worker {
         [&self.disk].into_iter().chain(self.set_back.as_ref().map(|(lost, _)| lost))
     }
 
-    /// What it says of itself, while it may use its data.
-    pub(crate) fn beat(&self, has_one_frontend: bool) -> Option<Beat> {
+    /// What it says of itself to each of so many frontends, while it may use its data.
+    pub(crate) fn beat(&self, address: String, frontends: u32, virtual_nodes: u32) -> Option<Beat> {
+        let Voter { id, uuid } = &self.voter;
         self.is_open().then(|| Beat {
-            has_one_frontend,
-            voter: self.voter.clone(),
-            generation: self.generation,
-            opened_seq: self.opened_seq,
-            seq: self.disk.journal_seq(),
+            worker: id.clone(),
+            identity: Identity { uuid: uuid.clone(), boot_generation: self.generation },
+            address,
+            journal_seq: self.disk.journal_seq(),
+            opened_journal_seq: self.opened_seq,
+            frontends,
+            zone: String::new(),
+            virtual_nodes,
+            version: String::new(),
+            report: Report { database_commits: true, ..Report::default() },
         })
     }
 
@@ -62,9 +69,9 @@ impl Worker {
         self.process.as_ref().filter(|p| p.replica.is_open()).map(|p| p.acceptor.state())
     }
 
-    pub(crate) fn decide(&mut self, errand: Errand) {
+    pub(crate) fn decide(&mut self, parcel: Parcel) {
         if let Some(process) = &mut self.process {
-            process.acceptor.submit(errand);
+            process.acceptor.submit(parcel);
         }
     }
 

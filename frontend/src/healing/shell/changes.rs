@@ -7,14 +7,12 @@
 //! `tercet_common::ring_change` says what comes next, the register decides it, and newcomers copy (`tasks`). Nothing of it
 //! is kept: after a restart of the frontend copies are made again, and send little.
 
-use std::collections::BTreeMap;
 use std::mem::Discriminant;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tercet_common::detector::Verdict;
 use tercet_common::ring_change::{self, Change, Decision, Planner, Sighting, Situation, Wait, What};
-use tercet_common::{PartitionId, RingConfig, WorkerId};
+use tercet_common::{PartitionId, RingConfig};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -26,9 +24,9 @@ use super::tasks::Tasks;
 use crate::coordinator::DrainError;
 use crate::coordinator::cluster::Cluster;
 use crate::coordinator::roster::Peer;
-use crate::coordinator::status::Health;
 use crate::healing::copy::Copied;
-use crate::membership::{MembersView, Membership, MembershipHandle, Standing};
+use crate::membership::sightings::Sightings;
+use crate::membership::{MembersView, Membership, MembershipHandle, Seen, Standing, WorkerView};
 use crate::replica::link::Target;
 
 /// How often the plan is looked at.
@@ -65,8 +63,7 @@ pub(crate) async fn run(
         until: until.clone(),
         config: first.clone(),
         planner: Planner::default(),
-        uptimes: BTreeMap::new(),
-        unreachable: BTreeMap::new(),
+        sightings: Sightings::default(),
         began: Instant::now(),
         healer: Tasks::new(cluster.clone(), call_life(cluster.config.replica_timeout)),
         last_change: None,
@@ -126,10 +123,7 @@ struct Driver {
     until: CancellationToken,
     config: Arc<RingConfig>,
     planner: Planner,
-    /// Since when each worker has been alive over the same data.
-    uptimes: BTreeMap<WorkerId, (String, Instant)>,
-    /// Since when calls to a worker have not got through.
-    unreachable: BTreeMap<WorkerId, Instant>,
+    sightings: Sightings,
     began: Instant,
     healer: Tasks,
     last_change: Option<Instant>,
@@ -235,49 +229,12 @@ impl Driver {
 
     /// All who have registered, as the plan sees them.
     fn sightings(&mut self) -> Vec<Sighting> {
-        let view = self.membership.members_now();
-        let mut seen = Vec::new();
-        for worker in &view.workers {
-            let Some(said) = &worker.seen else { continue };
-            let uuid = said.identity.uuid.clone();
-            let verdict = match worker.health {
-                // Its data has lost something: it is to come back as somebody else.
-                _ if worker.standing == Standing::Lost => Verdict::Suspect,
-                Health::Alive => Verdict::Alive,
-                Health::Suspect => Verdict::Suspect,
-                Health::Dead => Verdict::Dead,
-                Health::Unknown => Verdict::Unknown,
-            };
-            let since =
-                self.uptimes.entry(worker.id.clone()).or_insert_with(|| (uuid.clone(), Instant::now()));
-            if verdict != Verdict::Alive || since.0 != uuid {
-                *since = (uuid.clone(), Instant::now());
-            }
-            // A member has a link; of any other, that it has said what configuration it holds shows that calls get through.
-            let member =
-                self.cluster.find_worker(&worker.id, &uuid).filter(|_| worker.standing == Standing::Member);
-            let reached = member.map_or(worker.holds.is_some(), |worker| self.cluster.is_available(worker));
-            if reached {
-                self.unreachable.remove(&worker.id);
-            }
-            let unreachable =
-                (!reached).then(|| *self.unreachable.entry(worker.id.clone()).or_insert_with(Instant::now));
-            seen.push(Sighting {
-                id: worker.id.clone(),
-                uuid,
-                verdict,
-                up_for: since.1.elapsed(),
-                // Not zero while it lasts, also at the very first look.
-                unreachable_for: unreachable
-                    .map_or(Duration::ZERO, |at| at.elapsed().max(Duration::from_millis(1))),
-                returns: worker.returns,
-                virtual_nodes: said.virtual_nodes,
-                zone: said.zone.clone(),
-            });
-        }
-        self.uptimes.retain(|id, _| seen.iter().any(|s| s.id == *id));
-        self.unreachable.retain(|id, _| seen.iter().any(|s| s.id == *id));
-        seen
+        let cluster = &self.cluster;
+        let is_connected = |worker: &WorkerView, seen: &Seen| {
+            let worker = cluster.find_worker(&worker.id, &seen.identity.uuid)?;
+            Some(cluster.is_available(worker))
+        };
+        self.sightings.look(&self.membership.members_now(), is_connected, self.began.elapsed())
     }
 
     /// Begins to decide a configuration. The partitions that change are held meanwhile.
