@@ -4,6 +4,7 @@
 //! [`convert`]), and malformed ones are refused there.
 
 pub mod convert;
+pub mod life;
 mod sync;
 
 /// Generated from `tercet.proto`.
@@ -11,10 +12,6 @@ mod sync;
 pub mod v1 {
     tonic::include_proto!("tercet.v1");
 }
-
-/// Metadata of [`v1::replica_client::ReplicaClient::exchange`]: the data and the life of the worker that is meant.
-pub const WORKER_UUID: &str = "tercet-worker-uuid";
-pub const BOOT_GENERATION: &str = "tercet-boot-generation";
 
 /// The largest gRPC message either side accepts or sends: Redis's largest value (512 MiB) and room for the rest of a batch.
 pub const MESSAGE_BYTES_MAX: usize = (512 + 16) * 1024 * 1024;

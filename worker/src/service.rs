@@ -9,7 +9,7 @@ use tercet_common::ring_register::Ask;
 use tercet_common::{KeyHash, PartitionId, Refusal, ReplicaReply, UnixMillis};
 use tercet_proto::convert::{WireError, partition_from_wire, request_from_wire};
 use tercet_proto::v1::replica_server::Replica as ReplicaService;
-use tercet_proto::{BATCH_BYTES_TARGET, BATCH_LEN_MAX, BOOT_GENERATION, WORKER_UUID, v1};
+use tercet_proto::{BATCH_BYTES_TARGET, BATCH_LEN_MAX, life, v1};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::metadata::MetadataMap;
@@ -40,12 +40,12 @@ impl Service {
     /// Whether it is this worker that is meant, over this data and in this life. A frontend that still believes in another one
     /// has not let this one vote: it may have lost what that one had promised.
     fn check_life(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let said = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok());
-        let is_it = self.engine.identity().is_some_and(|me| {
-            said(WORKER_UUID) == Some(&me.worker_uuid)
-                && said(BOOT_GENERATION) == Some(&me.boot_generation.to_string())
-        });
-        if is_it { Ok(()) } else { Err(Status::failed_precondition("another life of this worker is meant")) }
+        let identity = self.engine.identity();
+        if identity.is_some_and(|me| life::names_life(metadata, &me.worker_uuid, me.boot_generation)) {
+            Ok(())
+        } else {
+            Err(Status::failed_precondition("another life of this worker is meant"))
+        }
     }
 
     fn scan_permit(&self) -> Result<SemaphorePermit<'_>, Status> {
@@ -79,6 +79,7 @@ impl ReplicaService for Service {
     }
 
     async fn decide(&self, request: Request<v1::DecideRequest>) -> Result<Response<v1::DecideReply>, Status> {
+        self.check_life(request.metadata())?;
         let request = request.into_inner();
         self.engine.check_cluster(&request.cluster_id).map_err(refused_status)?;
         let worker_uuid = request.worker_uuid.clone();
@@ -88,6 +89,7 @@ impl ReplicaService for Service {
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewReply>, Status> {
+        self.check_life(request.metadata())?;
         let v1::RenewRequest { cluster_id, worker_uuid } = request.into_inner();
         self.engine.check_cluster(&cluster_id).map_err(refused_status)?;
         let worker_uuid = self.engine.renew(&worker_uuid).await.map_err(refused_status)?;
@@ -95,6 +97,7 @@ impl ReplicaService for Service {
     }
 
     async fn remember(&self, request: Request<v1::RememberRequest>) -> Result<Response<v1::Nothing>, Status> {
+        self.check_life(request.metadata())?;
         let v1::RememberRequest { cluster_id, memory } = request.into_inner();
         self.engine.check_cluster(&cluster_id).map_err(refused_status)?;
         let memory = memory.unwrap_or_default().try_into().map_err(invalid)?;
@@ -103,6 +106,7 @@ impl ReplicaService for Service {
     }
 
     async fn recall(&self, request: Request<v1::RecallRequest>) -> Result<Response<v1::SyncMemory>, Status> {
+        self.check_life(request.metadata())?;
         self.engine.check_cluster(&request.into_inner().cluster_id).map_err(refused_status)?;
         let memory = self.engine.recall().await.map_err(refused_status)?;
         Ok(Response::new(memory.into()))

@@ -16,8 +16,8 @@ use tercet_common::{
     VectorClock, WorkerId,
 };
 use tercet_proto::convert::{reply_from_wire, request_to_wire};
-use tercet_proto::v1;
 use tercet_proto::v1::replica_client::ReplicaClient;
+use tercet_proto::{life, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -43,6 +43,14 @@ async fn start(store: &Arc<ScriptedStore>) -> Worker {
 
 async fn client(worker: &Worker) -> ReplicaClient<Channel> {
     ReplicaClient::connect(format!("http://{}", worker.local_addr())).await.unwrap()
+}
+
+/// A call to this very life of the worker.
+fn to_life<T>(worker: &Worker, message: T) -> tonic::Request<T> {
+    let me = worker.engine().identity().unwrap();
+    let mut request = tonic::Request::new(message);
+    life::name_life(request.metadata_mut(), &me.worker_uuid, me.boot_generation);
+    request
 }
 
 fn promise(n: u64) -> Promise {
@@ -79,11 +87,7 @@ struct Exchange {
 impl Exchange {
     async fn open(worker: &Worker) -> Self {
         let (requests, receiver) = mpsc::channel(16);
-        let me = worker.engine().identity().unwrap();
-        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
-        let generation = me.boot_generation.to_string();
-        request.metadata_mut().insert(tercet_proto::WORKER_UUID, me.worker_uuid.parse().unwrap());
-        request.metadata_mut().insert(tercet_proto::BOOT_GENERATION, generation.parse().unwrap());
+        let request = to_life(worker, ReceiverStream::new(receiver));
         let stream = client(worker).await.exchange(request).await.unwrap();
         Self { requests, replies: stream.into_inner() }
     }

@@ -85,7 +85,7 @@ impl Acceptor {
         while self.keeping.is_none() {
             let Some(parcel) = self.waiting.pop_front() else { return };
             let Call::Decide(ask) = parcel.call() else { continue };
-            if parcel.uuid() != uuid {
+            if parcel.life().0 != uuid {
                 continue;
             }
             match self.state.step(ask) {

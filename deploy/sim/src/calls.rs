@@ -22,8 +22,8 @@ impl Parcel {
         &self.errand.call
     }
 
-    /// Whose data the caller takes it for.
-    pub(crate) fn uuid(&self) -> &str {
-        &self.errand.to.witness.uuid
+    /// Whose data, and which start over it, the caller takes it for.
+    pub(crate) fn life(&self) -> (&str, u64) {
+        (&self.errand.to.witness.uuid, self.errand.to.witness.boot_generation)
     }
 }

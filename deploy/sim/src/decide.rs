@@ -171,14 +171,14 @@ impl World {
         self.agenda.plan(at, Event::Call(parcel));
     }
 
-    /// A call reaches whoever is at the worker's address; what is meant for other data is refused.
+    /// A call reaches whoever is at the worker's address; what is meant for another life of it is refused.
     pub(crate) fn deliver_call(&mut self, parcel: Parcel) {
         let slot = parcel.stream.worker;
         let worker = &mut self.workers[slot];
         if worker.paused_until > self.now {
             return self.agenda.plan(worker.paused_until, Event::Call(parcel));
         }
-        if !worker.is_open() {
+        if !worker.is_open() || parcel.life() != worker.life_of_data() {
             return;
         }
         let reply = match parcel.call() {
@@ -188,8 +188,7 @@ impl World {
             }
             Call::Recall => worker.recall().map(Reply::Memory),
             Call::Remember(witnesses) => worker.remember(witnesses.clone()).map(|()| Reply::Remembered),
-            Call::Renew if parcel.uuid() == worker.voter.uuid => self.renew(slot).map(Reply::NewUuid),
-            Call::Renew => None,
+            Call::Renew => self.renew(slot).map(Reply::NewUuid),
         };
         if let Some(reply) = reply {
             self.send_answer(parcel, reply);

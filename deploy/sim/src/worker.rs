@@ -318,7 +318,11 @@ impl Worker {
             Step::Reopen => {
                 if now < self.database_down_until {
                     self.planned.push((self.database_down_until - now, Step::Reopen));
-                } else if let Some(Ok(loaded)) = process.store.open().now_or_never() {
+                    return;
+                }
+                // As no two starts are at one time, data that was set back comes to no generation that there was.
+                self.disk.skip_generations(now);
+                if let Some(Ok(loaded)) = process.store.open().now_or_never() {
                     process.reopening = false;
                     self.generation = loaded.identity.boot_generation;
                     self.opened_seq = loaded.identity.journal_seq;

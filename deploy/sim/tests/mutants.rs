@@ -8,7 +8,7 @@ use tercet_sim::campaign::run_caught;
 const KILLERS: &[(Mutant, u64)] = &[
     (Mutant::GetUnrewritten, 8),
     (Mutant::NoJointQuorums, 245),
-    (Mutant::ForgetPromises, 3_245),
+    (Mutant::ForgetPromises, 3_926),
     (Mutant::RetryUncertain, 8),
     (Mutant::CopyFromOne, 281),
     (Mutant::PrepareWithoutBarrier, 16),

@@ -145,13 +145,13 @@ impl Embedded {
     fn call(&self, errand: Errand) -> impl Future<Output = (Errand, Result<Reply, Status>)> + use<> {
         let shared = self.shared.clone();
         async move {
-            let (peers, address, uuid) = (&shared.peers, &errand.to.address, &errand.to.witness.uuid);
+            let (peers, to) = (&shared.peers, &errand.to);
             let reply = match &errand.call {
-                Call::Decide(ask) => peers.decide(address, uuid, ask).await.map(Reply::State),
-                Call::Recall => peers.recall(address).await.map(Reply::Memory),
-                Call::Renew => peers.renew(address, uuid).await.map(Reply::NewUuid),
+                Call::Decide(ask) => peers.decide(to, ask).await.map(Reply::State),
+                Call::Recall => peers.recall(to).await.map(Reply::Memory),
+                Call::Renew => peers.renew(to).await.map(Reply::NewUuid),
                 Call::Remember(witnesses) => {
-                    peers.remember(address, witnesses.clone()).await.map(|()| Reply::Remembered)
+                    peers.remember(to, witnesses.clone()).await.map(|()| Reply::Remembered)
                 }
             };
             (errand, reply)

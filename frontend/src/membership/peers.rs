@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tercet_common::ring_register::{Ask, RegisterState};
 use tercet_common::sync::{Memory, Witness};
 use tercet_proto::convert::{WireError, ask_to_wire};
+use tercet_proto::life;
 use tercet_proto::v1;
 use tercet_proto::v1::replica_client::ReplicaClient;
 use tonic::metadata::Ascii;
@@ -14,6 +15,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
+use super::members::Registered;
 use crate::config::Secret;
 
 /// The largest answer, in bytes: two configurations of [`tercet_common::ring::MEMBERS_MAX`] members, of up to 200 bytes
@@ -41,39 +43,38 @@ impl Peers {
     }
 
     /// One step of the ring register.
-    pub(super) async fn decide(&self, address: &str, uuid: &str, ask: &Ask) -> Result<RegisterState, Status> {
-        let request = ask_to_wire(&self.cluster_id, uuid, ask);
-        let reply =
-            self.call(address, request, |mut client, r| async move { client.decide(r).await }).await?;
+    pub(super) async fn decide(&self, to: &Registered, ask: &Ask) -> Result<RegisterState, Status> {
+        let request = ask_to_wire(&self.cluster_id, &to.witness.uuid, ask);
+        let reply = self.call(to, request, |mut client, r| async move { client.decide(r).await }).await?;
         reply.try_into().map_err(unusable)
     }
 
     /// The worker's new uuid.
-    pub(super) async fn renew(&self, address: &str, uuid: &str) -> Result<String, Status> {
-        let request = v1::RenewRequest { cluster_id: self.cluster_id.clone(), worker_uuid: uuid.to_owned() };
-        let reply = self.call(address, request, |mut client, r| async move { client.renew(r).await }).await?;
+    pub(super) async fn renew(&self, to: &Registered) -> Result<String, Status> {
+        let worker_uuid = to.witness.uuid.clone();
+        let request = v1::RenewRequest { cluster_id: self.cluster_id.clone(), worker_uuid };
+        let reply = self.call(to, request, |mut client, r| async move { client.renew(r).await }).await?;
         Ok(reply.worker_uuid)
     }
 
     /// What the worker was told of the others.
-    pub(super) async fn recall(&self, address: &str) -> Result<Vec<Witness>, Status> {
+    pub(super) async fn recall(&self, to: &Registered) -> Result<Vec<Witness>, Status> {
         let request = v1::RecallRequest { cluster_id: self.cluster_id.clone() };
-        let reply =
-            self.call(address, request, |mut client, r| async move { client.recall(r).await }).await?;
+        let reply = self.call(to, request, |mut client, r| async move { client.recall(r).await }).await?;
         Ok(Memory::try_from(reply).map_err(unusable)?.witnesses)
     }
 
-    pub(super) async fn remember(&self, address: &str, witnesses: Vec<Witness>) -> Result<(), Status> {
+    pub(super) async fn remember(&self, to: &Registered, witnesses: Vec<Witness>) -> Result<(), Status> {
         let memory = Memory { witnesses, ..Memory::default() };
         let request =
             v1::RememberRequest { cluster_id: self.cluster_id.clone(), memory: Some(memory.into()) };
-        self.call(address, request, |mut client, r| async move { client.remember(r).await }).await?;
+        self.call(to, request, |mut client, r| async move { client.remember(r).await }).await?;
         Ok(())
     }
 
     async fn call<T, R, F>(
         &self,
-        address: &str,
+        to: &Registered,
         message: T,
         call: impl FnOnce(ReplicaClient<Channel>, Request<T>) -> F,
     ) -> Result<R, Status>
@@ -84,11 +85,13 @@ impl Peers {
         if let Some(secret) = &self.secret {
             request.metadata_mut().insert("authorization", bearer(secret)?);
         }
-        let client = ReplicaClient::new(self.channel(address)?).max_decoding_message_size(ANSWER_BYTES_MAX);
+        life::name_life(request.metadata_mut(), &to.witness.uuid, to.witness.boot_generation);
+        let client =
+            ReplicaClient::new(self.channel(&to.address)?).max_decoding_message_size(ANSWER_BYTES_MAX);
         let answer = tokio::time::timeout(self.timeout, call(client, request)).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
         if answer.is_err() {
-            self.channels.lock().remove(address);
+            self.channels.lock().remove(&to.address);
         }
         answer.map(Response::into_inner)
     }

@@ -20,9 +20,7 @@ use tercet_common::breaker::{Breaker, BreakerConfig, BreakerState, FailureKind};
 use tercet_common::{Epoch, Key, Refusal, ReplicaReply, ReplicaRequest, WorkerId, metrics as m};
 use tercet_proto::v1::replica_client::ReplicaClient;
 use tercet_proto::v1::{self, RequestBatch};
-use tercet_proto::{
-    BATCH_BYTES_TARGET, BATCH_LEN_MAX, BOOT_GENERATION, MESSAGE_BYTES_MAX, WORKER_UUID, convert,
-};
+use tercet_proto::{BATCH_BYTES_TARGET, BATCH_LEN_MAX, MESSAGE_BYTES_MAX, convert, life};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -367,14 +365,7 @@ impl Link {
     ) -> Result<(mpsc::Sender<RequestBatch>, tonic::Streaming<v1::ReplyBatch>), LinkError> {
         let (tx, rx) = mpsc::channel(BATCHES_AHEAD);
         let mut request = self.authorize(ReceiverStream::new(rx));
-        let life =
-            [(WORKER_UUID, target.uuid.clone()), (BOOT_GENERATION, target.boot_generation.to_string())];
-        for (name, value) in life {
-            // What is no header value is no uuid of a worker either, and is refused there.
-            if let Ok(value) = value.parse() {
-                request.metadata_mut().insert(name, value);
-            }
-        }
+        life::name_life(request.metadata_mut(), &target.uuid, target.boot_generation);
         let mut client = client(channel);
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, client.exchange(request)).await;
         Ok((tx, stream.map_err(|_| LinkError::Silent)??.into_inner()))

@@ -222,6 +222,11 @@ impl MemoryDisk {
         Peeked { ballot: row.map_or(flush, |row| row.ballot), row: row.cloned(), floor }
     }
 
+    /// Leaves out so many boot generations. PostgreSQL's leave out a random number of them with each start.
+    pub fn skip_generations(&self, count: u64) {
+        self.0.data.lock().durable.boot_generation += count;
+    }
+
     /// Of the newest transaction that is durable.
     pub fn journal_seq(&self) -> u64 {
         self.0.data.lock().durable.journal_seq

@@ -422,9 +422,10 @@ pub(crate) async fn vectors_and_highest_ballots_survive_a_restart(fixture: &dyn 
 pub(crate) async fn the_boot_generation_grows(fixture: &dyn Fixture) {
     let (store, loaded) = opened(fixture).await;
     assert_eq!(loaded.identity.boot_generation, 1);
-    assert_eq!(store.open().await.unwrap().identity.boot_generation, 2);
+    let second = store.open().await.unwrap().identity.boot_generation;
+    assert!(second > 1);
     store.close().await;
-    assert_eq!(opened(fixture).await.1.identity.boot_generation, 3);
+    assert!(opened(fixture).await.1.identity.boot_generation > second);
 }
 
 pub(crate) async fn concurrent_commits_of_the_same_keys_all_end(fixture: &dyn Fixture) {

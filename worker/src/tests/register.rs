@@ -29,7 +29,7 @@ fn known(config: &Arc<RingConfig>) -> Ask {
 }
 
 async fn decide(worker: &Worker, uuid: &str, ask: &Ask) -> Result<RegisterState, Status> {
-    let reply = client(worker).await.decide(ask_to_wire("tercet", uuid, ask)).await?;
+    let reply = client(worker).await.decide(to_life(worker, ask_to_wire("tercet", uuid, ask))).await?;
     Ok(reply.into_inner().try_into().unwrap())
 }
 
@@ -113,11 +113,12 @@ async fn other_clusters_other_data_and_broken_configurations_are_refused() {
     let error = decide(&worker, "one", &known(&Arc::new(theirs))).await.unwrap_err();
     assert_eq!(error.message(), "this worker belongs to cluster `tercet`, not to `other`");
     let mut client = client(&worker).await;
-    let error = client.decide(ask_to_wire("other", "one", &Ask::default())).await.unwrap_err();
+    let error =
+        client.decide(to_life(&worker, ask_to_wire("other", "one", &Ask::default()))).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
     let broken = v1::RingConfiguration { cluster_id: "tercet".into(), ..Default::default() };
     let request = v1::DecideRequest { known: Some(broken), ..ask_to_wire("tercet", "one", &Ask::default()) };
-    assert_eq!(client.decide(request).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(client.decide(to_life(&worker, request)).await.unwrap_err().code(), Code::InvalidArgument);
     worker.stop().await.unwrap();
 }
 
@@ -149,7 +150,8 @@ async fn a_renewed_worker_is_another_member_and_says_so_in_its_beats() {
     let old = worker.engine().identity().unwrap().worker_uuid;
     decide(&worker, &old, &known(&config(1, &[("w1", &old)]))).await.unwrap();
     assert_eq!(not_member(&worker).await, 0);
-    let renew = || v1::RenewRequest { cluster_id: "tercet".into(), worker_uuid: old.clone() };
+    let renew =
+        || to_life(&worker, v1::RenewRequest { cluster_id: "tercet".into(), worker_uuid: old.clone() });
     let mut client = client(&worker).await;
     let new = client.renew(renew()).await.unwrap().into_inner().worker_uuid;
     assert_ne!(new, old);
@@ -169,7 +171,8 @@ async fn whose_data_it_is_after_a_renewal_of_unknown_outcome_shows_when_the_stor
         let worker = start(&store).await;
         decide(&worker, "one", &known(&config(1, &[("w1", "one")]))).await.unwrap();
         store.state.lock().lost_renewal = Some(takes_place);
-        let renew = || v1::RenewRequest { cluster_id: "tercet".into(), worker_uuid: "one".into() };
+        let renew =
+            || to_life(&worker, v1::RenewRequest { cluster_id: "tercet".into(), worker_uuid: "one".into() });
         let mut client = client(&worker).await;
         assert_eq!(client.renew(renew()).await.unwrap_err().code(), Code::Unavailable);
         lifecycle::reopened(&worker, &store).await;
@@ -203,8 +206,43 @@ async fn what_it_is_told_of_others_is_recalled() {
         v1::SyncWitness { worker: "w2".into(), uuid: "two".into(), boot_generation: 4, journal_seq: 9 };
     let memory = v1::SyncMemory { witnesses: vec![witness], ..Default::default() };
     let request = v1::RememberRequest { cluster_id: "tercet".into(), memory: Some(memory.clone()) };
-    client.remember(request).await.unwrap();
+    client.remember(to_life(&worker, request)).await.unwrap();
     let recall = v1::RecallRequest { cluster_id: "tercet".into() };
-    assert_eq!(client.recall(recall).await.unwrap().into_inner(), memory);
+    assert_eq!(client.recall(to_life(&worker, recall)).await.unwrap().into_inner(), memory);
+    worker.stop().await.unwrap();
+}
+
+/// It may have been set back since whom they mean, and would answer for that one.
+#[tokio::test]
+async fn calls_for_another_life_of_the_worker_are_refused() {
+    let worker = Worker::start(super::config(), Arc::new(MemoryDisk::new("disk").store()), None);
+    let worker = worker.await.unwrap();
+    let me = worker.engine().identity().unwrap();
+    let ours = config(1, &[("w1", &me.worker_uuid)]);
+    let lives = [(me.worker_uuid.as_str(), me.boot_generation + 1), ("another", me.boot_generation)];
+    for (uuid, generation) in lives {
+        let mut client = client(&worker).await;
+        let cluster_id = || "tercet".to_owned();
+        fn to<T>(message: T, uuid: &str, generation: u64) -> tonic::Request<T> {
+            let mut request = tonic::Request::new(message);
+            life::name_life(request.metadata_mut(), uuid, generation);
+            request
+        }
+        let decide = ask_to_wire("tercet", &me.worker_uuid, &known(&ours));
+        let renew = v1::RenewRequest { cluster_id: cluster_id(), worker_uuid: me.worker_uuid.clone() };
+        let remember = v1::RememberRequest { cluster_id: cluster_id(), memory: None };
+        let recall = v1::RecallRequest { cluster_id: cluster_id() };
+        let refusals = [
+            client.decide(to(decide, uuid, generation)).await.map(drop),
+            client.renew(to(renew, uuid, generation)).await.map(drop),
+            client.remember(to(remember, uuid, generation)).await.map(drop),
+            client.recall(to(recall, uuid, generation)).await.map(drop),
+        ];
+        for refusal in refusals {
+            assert_eq!(refusal.unwrap_err().code(), Code::FailedPrecondition);
+        }
+    }
+    assert_eq!(decide(&worker, &me.worker_uuid, &Ask::default()).await.unwrap(), RegisterState::default());
+    assert_eq!(worker.engine().identity().unwrap().worker_uuid, me.worker_uuid);
     worker.stop().await.unwrap();
 }

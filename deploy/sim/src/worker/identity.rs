@@ -64,6 +64,11 @@ impl Worker {
         self.generation
     }
 
+    /// Whose data it has, and which start over it this is.
+    pub(crate) fn life_of_data(&self) -> (&str, u64) {
+        (&self.voter.uuid, self.generation)
+    }
+
     /// What is durable of the register, as far as the worker knows; `None` while it is down.
     pub(crate) fn register(&self) -> Option<&RegisterState> {
         self.process.as_ref().filter(|p| p.replica.is_open()).map(|p| p.acceptor.state())

@@ -150,6 +150,9 @@ pub(super) async fn migrate(client: &mut Client, patience: Duration) -> Result<(
 }
 
 /// Starts a new boot generation of the database, which is `owner`'s from the first time on.
+///
+/// Generations grow by a random number. Data that was set back starts again from an earlier one, and must not come to a
+/// generation that the lost starts had: others would take it for the start that they know.
 pub(super) async fn start_generation(
     client: &Client,
     owner: &Owner,
@@ -157,7 +160,7 @@ pub(super) async fn start_generation(
 ) -> Result<i64, StoreError> {
     const START: &str = "INSERT INTO tercet.identity AS i (worker_id, cluster_id, format_version, boot_generation) \
          VALUES ($1, $2, $3, 1) \
-         ON CONFLICT (one) DO UPDATE SET boot_generation = i.boot_generation + 1 \
+         ON CONFLICT (one) DO UPDATE SET boot_generation = i.boot_generation + 1 + floor(random() * 4294967296)::bigint \
          WHERE (i.worker_id, i.cluster_id, i.format_version) = ($1, $2, $3) RETURNING boot_generation";
     let params: [&(dyn ToSql + Sync); 3] = [&owner.worker_id, &owner.cluster_id, &FORMAT_VERSION];
     if let Some(row) = within(patience, client.query_opt(START, &params)).await? {
