@@ -44,7 +44,7 @@ impl Service {
         if identity.is_some_and(|me| life::names_life(metadata, &me.worker_uuid, me.boot_generation)) {
             Ok(())
         } else {
-            Err(Status::failed_precondition("another life of this worker is meant"))
+            Err(Status::aborted("another life of this worker is meant"))
         }
     }
 

@@ -31,6 +31,8 @@ use super::witnesses::{Soundness, Witnesses};
 
 /// Calls at a time; the rest of a large cluster waits for its turn.
 pub const CALLS_MAX: usize = 64;
+/// Reminders among them: members that hang must not keep the others from deciding that they are replaced.
+const REMINDERS_MAX: usize = CALLS_MAX / 2;
 
 /// What a worker as a whole is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -154,18 +156,18 @@ impl Known {
         self.attempts[kind as usize].as_ref().is_some_and(|attempt| attempt.under_way.is_some())
     }
 
-    /// Begins a call, unless the last one has failed just now.
-    fn begin(&mut self, kind: Kind, nr: u64, retry: BackoffPolicy, now: Duration) -> bool {
+    /// The last call has failed just now.
+    fn waits(&self, kind: Kind, now: Duration) -> bool {
+        self.attempts[kind as usize].as_ref().is_some_and(|attempt| attempt.not_before > now)
+    }
+
+    fn begin(&mut self, kind: Kind, nr: u64, retry: BackoffPolicy, now: Duration) {
         let fresh =
             || Attempt { backoff: retry.start(now.as_nanos() as u64), not_before: now, under_way: None };
         let attempt = self.attempts[kind as usize].get_or_insert_with(fresh);
-        if attempt.not_before > now {
-            return false;
-        }
         attempt.under_way = Some(nr);
         // What is not told now is told after the next reminder.
         self.remind &= kind != Kind::Remember;
-        true
     }
 
     /// What has changed since it was told of the other members, if it is to be told. Only who may vote has said what it must
@@ -321,17 +323,20 @@ impl Council {
     /// The calls to make now, at most `room`. `workers`: those of the last [`Council::step`].
     pub fn due(&mut self, workers: &[Registered], room: usize, now: Duration) -> Vec<Errand> {
         let mut due = Vec::new();
+        let mut reminders = self.known.values().filter(|known| known.has_under_way(Kind::Remember)).count();
         for worker in workers {
             let Some(known) = self.known.get_mut(worker.id()) else { continue };
             for kind in Kind::ALL {
                 if due.len() >= room {
                     return due;
                 }
-                if known.has_under_way(kind) {
+                // To put a reminder together takes long where there are many members.
+                if known.has_under_way(kind) || kind == Kind::Remember && known.waits(kind, now) {
                     continue;
                 }
                 let call = match kind {
                     Kind::Renew => known.is_lost().then_some(Call::Renew),
+                    Kind::Remember if reminders >= REMINDERS_MAX => None,
                     Kind::Remember => known.reminder(worker.standing, workers).map(Call::Remember),
                     _ if known.is_lost() => None,
                     Kind::Decide => self.proposer.ask_of(&known.voter).map(Call::Decide),
@@ -341,10 +346,12 @@ impl Council {
                     known.attempts[kind as usize] = None;
                     continue;
                 };
-                if !known.begin(kind, self.last_call + 1, self.retry, now) {
+                if known.waits(kind, now) {
                     continue;
                 }
                 self.last_call += 1;
+                known.begin(kind, self.last_call, self.retry, now);
+                reminders += usize::from(kind == Kind::Remember);
                 if kind == Kind::Recall {
                     self.witnesses.asks(known.voter.clone());
                 }
@@ -656,8 +663,23 @@ mod tests {
         told.iter().for_each(|errand| _ = rig.council.answered(errand, None, rig.now));
         rig.settle();
         assert!(rig.due(CALLS_MAX).is_empty());
+        rig.now += ms(500);
         rig.council.remind();
         assert_eq!(rig.told().len(), 2);
+    }
+
+    #[test]
+    fn members_that_hang_on_reminders_leave_room_for_other_calls() {
+        let names: Vec<String> = (0..CALLS_MAX).map(|n| format!("w{n}")).collect();
+        let mut rig = Rig::formed(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        rig.council.remind();
+        let hang = rig.due(CALLS_MAX);
+        let reminders = hang.iter().filter(|errand| errand.call.kind() == Kind::Remember);
+        assert_eq!(reminders.count(), REMINDERS_MAX);
+        rig.council.remind();
+        let more = rig.due(CALLS_MAX - hang.len());
+        assert!(more.iter().all(|errand| errand.call.kind() != Kind::Remember));
+        assert!(rig.council.wakes_at(true).is_none_or(|at| at > rig.now), "nothing is due that is not made");
     }
 
     #[test]

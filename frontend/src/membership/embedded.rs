@@ -16,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 use tonic::{Code, Status};
 
 use super::beat::described;
-use super::council::{CALLS_MAX, Call, Council, Errand, Reply, Taken};
+use super::council::{CALLS_MAX, Call, Council, Errand, Kind, Reply, Taken};
 use super::shared::Shared;
 use super::{Formation, Membership, MembershipError};
 
@@ -174,9 +174,14 @@ impl Embedded {
                     "worker lost something that it once said; it is another one now");
                 self.shared.change(|members, _, _| members.renewed(worker));
             }
-            // Starting, stopping, or gone: heartbeats and breaker tell of it. Anything else needs a person.
+            // Starting, stopping, gone, or another life by now: heartbeats and breaker tell of it. A reminder is made again
+            // and again, and its failure costs nothing until a disk is lost. Anything else needs a person.
             (Taken::Noted, Some(status))
-                if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) =>
+                if call == Kind::Remember
+                    || matches!(
+                        status.code(),
+                        Code::Unavailable | Code::DeadlineExceeded | Code::Aborted
+                    ) =>
             {
                 tracing::debug!(worker = %id, ?call, error = %status, "worker did not answer");
             }

@@ -239,7 +239,7 @@ async fn calls_for_another_life_of_the_worker_are_refused() {
             client.recall(to(recall, uuid, generation)).await.map(drop),
         ];
         for refusal in refusals {
-            assert_eq!(refusal.unwrap_err().code(), Code::FailedPrecondition);
+            assert_eq!(refusal.unwrap_err().code(), Code::Aborted);
         }
     }
     assert_eq!(decide(&worker, &me.worker_uuid, &Ask::default()).await.unwrap(), RegisterState::default());
