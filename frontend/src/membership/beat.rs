@@ -112,6 +112,25 @@ impl Beat {
     }
 }
 
+#[cfg(test)]
+impl Beat {
+    /// Of a worker to which nothing has happened yet.
+    pub(super) fn plain(worker: &str, uuid: &str, boot_generation: u64) -> Self {
+        Self {
+            worker: WorkerId::new(worker).unwrap(),
+            identity: Identity { uuid: uuid.to_owned(), boot_generation },
+            address: format!("{worker}:7380"),
+            journal_seq: 0,
+            opened_journal_seq: 0,
+            frontends: 1,
+            zone: String::new(),
+            virtual_nodes: 128,
+            version: "1".to_owned(),
+            report: Report { database_commits: true, ..Report::default() },
+        }
+    }
+}
+
 /// The beginning of a text from outside, for a message.
 fn shown(text: &str) -> String {
     text.chars().take(NAME_BYTES_MAX).collect()

@@ -47,6 +47,7 @@ pub enum Call {
     Remember(Vec<Witness>),
 }
 
+/// Of a call. There is at most one of each under way to a worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Decide,
@@ -445,7 +446,7 @@ mod tests {
     use tercet_common::detector::DetectorConfig;
     use tercet_common::{Member, REPLICAS, UnixMillis};
 
-    use super::super::beat::{Beat, Identity, Report};
+    use super::super::beat::Beat;
     use super::super::members::Members;
     use super::*;
 
@@ -496,16 +497,10 @@ mod tests {
 
         fn registers_at(&mut self, worker: &str, boot_generation: u64, journal_seq: u64, address: &str) {
             let beat = Beat {
-                worker: id(worker),
-                identity: Identity { uuid: format!("u-{worker}"), boot_generation },
                 address: address.to_owned(),
                 journal_seq,
                 opened_journal_seq: journal_seq,
-                frontends: 1,
-                zone: String::new(),
-                virtual_nodes: 8,
-                version: String::new(),
-                report: Report { database_commits: true, ..Report::default() },
+                ..Beat::plain(worker, &format!("u-{worker}"), boot_generation)
             };
             self.members.register(beat, self.now, UnixMillis(0)).unwrap();
         }
@@ -514,20 +509,13 @@ mod tests {
         fn due(&mut self, room: usize) -> Vec<Errand> {
             loop {
                 self.workers = self.members.registered();
-                let findings = self.council.step(&self.workers, self.now);
-                let found = findings.into_iter().filter(|(w, found)| self.members.found(&w.witness, *found));
-                let news = found.count() > 0;
+                for (worker, findings) in self.council.step(&self.workers, self.now) {
+                    self.members.found(&worker.witness, findings);
+                }
                 if let Some(ring) = self.council.in_force() {
                     self.members.set_ring(ring.clone());
                 }
-                if !news
-                    && self
-                        .members
-                        .registered()
-                        .iter()
-                        .zip(&self.workers)
-                        .all(|(a, b)| a.standing == b.standing)
-                {
+                if self.members.registered() == self.workers {
                     return self.council.due(&self.workers, room, self.now);
                 }
             }

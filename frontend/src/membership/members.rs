@@ -151,7 +151,7 @@ impl Entry {
 }
 
 /// A registered worker, for those who call it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registered {
     pub witness: Witness,
     /// The journal seq that it started with.
@@ -410,21 +410,6 @@ mod tests {
         Members::new(DetectorConfig::default(), Arc::new(config))
     }
 
-    fn beat(worker: &str, uuid: &str, boot_generation: u64) -> Beat {
-        Beat {
-            worker: id(worker),
-            identity: Identity { uuid: uuid.to_owned(), boot_generation },
-            address: format!("{worker}:7380"),
-            journal_seq: 0,
-            opened_journal_seq: 0,
-            frontends: 1,
-            zone: String::new(),
-            virtual_nodes: 128,
-            version: "1".to_owned(),
-            report: Report { database_commits: true, ..Report::default() },
-        }
-    }
-
     fn start(worker: &str, uuid: &str, boot_generation: u64) -> Witness {
         Witness { worker: id(worker), uuid: uuid.to_owned(), boot_generation, journal_seq: 0 }
     }
@@ -437,7 +422,7 @@ mod tests {
             generation: u64,
             at: u64,
         ) -> Result<Session, RegisterError> {
-            self.register(beat(worker, uuid, generation), s(at), UnixMillis(at as i64 * 1_000))
+            self.register(Beat::plain(worker, uuid, generation), s(at), UnixMillis(at as i64 * 1_000))
         }
 
         fn finds(&mut self, worker: &str, uuid: &str, boot_generation: u64, soundness: Soundness) -> bool {
@@ -484,7 +469,7 @@ mod tests {
         let session = members.registers("w1", "u1", 1, 0).unwrap();
         assert_eq!(members.sees("w1", 5).1, Health::Suspect);
         assert_eq!(members.sees("w1", 6).1, Health::Dead);
-        members.beat(session, beat("w1", "u1", 1), s(7), UnixMillis(7_000)).unwrap();
+        members.beat(session, Beat::plain("w1", "u1", 1), s(7), UnixMillis(7_000)).unwrap();
         assert_eq!(members.sees("w1", 7).1, Health::Alive);
         assert_eq!(members.view(s(7)).get(&id("w1")).unwrap().returns, 1);
     }
@@ -581,10 +566,10 @@ mod tests {
     fn the_newest_stream_of_a_worker_counts() {
         let mut members = members();
         let old = members.registers("w1", "u1", 1, 0).unwrap();
-        let mut moved = beat("w1", "u1", 1);
+        let mut moved = Beat::plain("w1", "u1", 1);
         moved.address = "elsewhere:1".to_owned();
         members.register(moved, s(1), UnixMillis(1_000)).unwrap();
-        let error = members.beat(old, beat("w1", "u1", 1), s(2), UnixMillis(2_000)).unwrap_err();
+        let error = members.beat(old, Beat::plain("w1", "u1", 1), s(2), UnixMillis(2_000)).unwrap_err();
         assert_eq!(error, RegisterError::Superseded(id("w1")));
         assert_eq!(members.view(s(2)).get(&id("w1")).unwrap().address(), Some("elsewhere:1"));
     }
@@ -593,7 +578,7 @@ mod tests {
     fn a_stream_cannot_change_its_worker() {
         let mut members = members();
         let session = members.registers("w1", "u1", 1, 0).unwrap();
-        for other in [beat("w2", "u1", 1), beat("w1", "u2", 1), beat("w1", "u1", 2)] {
+        for other in [Beat::plain("w2", "u1", 1), Beat::plain("w1", "u2", 1), Beat::plain("w1", "u1", 2)] {
             let error = members.beat(session, other, s(1), UnixMillis(0)).unwrap_err();
             assert_eq!(error, RegisterError::OtherWorker);
         }

@@ -8,9 +8,10 @@
 //!                                                        (proposer, witnesses)
 //! ```
 //!
-//! `members`, `council`, `witnesses`, `beat`, `sightings` and the proposer (`tercet_common::ring_proposer`) are plain rules, tested
-//! without sockets, and run by the simulation (`deploy/sim`) as they are. The first configuration comes from the frontend's settings as number 1; the workers keep it, and from then on
-//! theirs is the truth. Nothing is kept here: a frontend that restarts asks each worker once.
+//! `members`, `council`, `witnesses`, `beat`, `sightings` and the proposer (`tercet_common::ring_proposer`) are plain rules,
+//! tested without sockets, and run by the simulation (`deploy/sim`) as they are. The first configuration comes from the
+//! frontend's settings as number 1; the workers keep it, and from then on theirs is the truth. Nothing is kept here: a
+//! frontend that restarts asks each worker once.
 //!
 //! **What is guaranteed.** No number has two configurations, whoever proposes. A ring is shown only once a majority of its
 //! members knows it durably. A worker that comes back over other data, or over older data than it once had by what
