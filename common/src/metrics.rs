@@ -129,6 +129,9 @@ metrics! {
     COMMIT_SECONDS = Histogram "tercet_postgres_commit_duration_seconds" [] "Time of one group commit.", SECONDS;
     COMMIT_ROWS = Histogram "tercet_postgres_commit_rows" [] "Rows per group commit.", ITEMS;
     COMMITS = Counter "tercet_postgres_commits_total" ["outcome"] "Group commits by outcome (committed, aborted, unknown).";
+    REDO_ROWS = Gauge "tercet_postgres_redo_rows" [] "Committed rows that are in the redo log and not in the table yet.";
+    REDO_BYTES = Gauge "tercet_postgres_redo_bytes" [] "Length of the redo log that a restart would apply.";
+    REDO_APPLIED_ROWS = Counter "tercet_postgres_redo_applied_rows_total" [] "Rows that went from the redo log to the table.";
     POSTGRES_READ_SECONDS = Histogram "tercet_postgres_read_duration_seconds" [] "Time of one batch of cache misses.", SECONDS;
     POSTGRES_CONNECTED = Gauge "tercet_postgres_connected" [] "1 while the worker may use its database.";
     POSTGRES_RECONNECTS = Counter "tercet_postgres_reconnects_total" [] "Times the worker lost its database and connected again.";

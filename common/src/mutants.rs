@@ -68,6 +68,8 @@ mutants! {
     MemoryOverGenerations => "memory-over-generations",
     /// A flush is put while puts are under way, and puts while a flush is.
     FlushWithoutHold => "flush-without-hold",
+    /// A write is said to be over what the cache holds, while a change may put something else there.
+    KnownWhileChanging => "known-while-changing",
     /// A look-up fills the cache although a commit ended meanwhile.
     CacheFilledLate => "cache-filled-late",
     /// An unanswered put is reported as not applied.

@@ -2,6 +2,7 @@
 //!
 //! The highest ballot that any of a key's replicas holds is what all of them must hold, to the byte. For a tombstone some
 //! may have collected it already: absent is as good. A row below its partition's flush counts as absent (worker/SCHEMA.md).
+//! What a worker has in its redo log is not in the table yet, so it is waited for.
 //!
 //! Which workers are the replicas is what the newest ring configuration says that any of their databases holds. What
 //! others have left over does not count.
@@ -9,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
 use prost::Message;
 use tercet_common::PartitionId;
@@ -25,6 +26,8 @@ const ROWS: &str = "SELECT e.partition, e.key, e.kind, e.epoch, e.n, e.incarnati
         md5(e.value) AS value, md5(e.clock) AS clock
     FROM tercet.entry e JOIN tercet.partition p ON p.id = e.partition
     WHERE ROW(e.epoch, e.n, e.incarnation, e.seq)::tercet.ballot >= p.flush";
+
+const LOGGED: &str = "SELECT EXISTS (SELECT FROM tercet.redo)";
 
 const RING: &str = "SELECT ring FROM tercet.identity WHERE ring IS NOT NULL";
 
@@ -89,6 +92,8 @@ async fn look(cluster: &Cluster) -> anyhow::Result<(RingConfig, Copies)> {
     let reads = cluster.databases().iter().map(async |(worker, database)| {
         let client = database.connect().await?;
         let ring = ring(&client).await.with_context(|| format!("reading the ring of {worker}"))?;
+        let logged: bool = client.query_one(LOGGED, &[]).await?.try_get(0)?;
+        ensure!(!logged, "the table of {worker} is behind its log");
         let rows = client.query(ROWS, &[]).await.with_context(|| format!("reading the rows of {worker}"))?;
         anyhow::Ok((worker.clone(), ring, parse(&rows)?))
     });

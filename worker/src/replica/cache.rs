@@ -35,6 +35,11 @@ impl RowCache {
         self.rows.peek(slot)
     }
 
+    /// Whether there is room for such a row.
+    pub(super) fn keeps(&self, row: &Row) -> bool {
+        weight_of(row) <= self.bytes_max / ROW_SHARE
+    }
+
     /// Keeps what is committed for a slot; an older version never replaces a newer one.
     pub(super) fn insert(&mut self, slot: Slot, row: Option<Row>) {
         let ballot = |row: &Option<Row>| row.as_ref().map(|r| r.ballot);
@@ -89,8 +94,11 @@ impl RowCache {
 }
 
 fn weight(row: &Option<Row>) -> usize {
-    let clock = |row: &Row| size_of_val(row.clock.entries());
-    ENTRY_BYTES + row.as_ref().map_or(0, |row| row.weight() + clock(row))
+    row.as_ref().map_or(ENTRY_BYTES, weight_of)
+}
+
+fn weight_of(row: &Row) -> usize {
+    ENTRY_BYTES + row.weight() + size_of_val(row.clock.entries())
 }
 
 /// The row with its bytes in a buffer of its own. A row from the wire is a slice of the whole batch it came in; to

@@ -2,6 +2,8 @@
 //!
 //! They compete with group commits; the store compares ballots, and the rules here see to the rest:
 //!
+//! - From its acceptance to its end, no write of the partition is said to be known ([`crate::store::Write`]): what it is
+//!   written over is what the change may be about to write.
 //! - A change stands in the barrier like a write, and waits behind it like a prepare. So a prepare waits for it, a
 //!   collection for an earlier install, and the changes of one partition run one after the other, in their order.
 //! - A change that would change nothing durable is not sent: it ends when its turn comes, as if it had been.
@@ -258,6 +260,7 @@ impl Replica {
     fn end_change(&mut self, end: End, reply: ReplicaReply) {
         let partition = self.partition_mut(end.partition);
         partition.barrier.leave(end.generation);
+        partition.changes -= 1;
         partition.beginning -= usize::from(end.begins);
         self.end_errand(end.ticket, end.weight, reply);
     }

@@ -7,7 +7,7 @@ use super::cache::detached;
 use super::reads::Asker;
 use super::writes::{FlushWrite, KeyWrite, Taken, Writer};
 use super::{Replica, Slot, Ticket, fence, settled};
-use crate::store::{CommitBatch, CommitOutcome, RowOutcome, StoreError};
+use crate::store::{CommitBatch, CommitOutcome, RowOutcome, StoreError, Write};
 
 /// Names a batch between [`Replica::next_commit`] and [`Replica::on_commit`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -183,7 +183,7 @@ impl Replica {
         if !self.work().commit {
             return None;
         }
-        let taken = self.writes.take(self.limits.batch_rows_max, self.limits.batch_bytes_max);
+        let mut taken = self.writes.take(self.limits.batch_rows_max, self.limits.batch_bytes_max);
         let mut touched: Vec<_> = taken.partitions().collect();
         touched.sort_unstable();
         touched.dedup();
@@ -197,7 +197,7 @@ impl Replica {
         let batch = CommitBatch {
             promises: promises.clone(),
             flushes: taken.flushes.iter().map(|f| (f.partition, f.ballot, f.clock.clone())).collect(),
-            rows: taken.keys.iter().map(|write| write.row.clone()).collect(),
+            rows: taken.keys.iter_mut().map(|write| self.write_of(write)).collect(),
         };
         let id = CommitId(self.next_id());
         let changes_ended = self.changes_ended;
@@ -208,6 +208,21 @@ impl Replica {
         }
         self.commits.insert(id, InFlight { taken, promises, changes_ended });
         Some((id, batch))
+    }
+
+    /// What the store is told of a write. The bytes of what is to be remembered are moved out of the message that they
+    /// came in, once for all who will hold them.
+    fn write_of(&self, KeyWrite { slot, row, .. }: &mut KeyWrite) -> Write {
+        if self.cache.keeps(row) {
+            *row = detached(row);
+        }
+        let lower = |stored: &Option<Row>| {
+            stored.as_ref().is_none_or(|stored| stored.key == row.key && stored.ballot < row.ballot)
+        };
+        // A change that is accepted waits for the writes before it, and may run beside those that came later.
+        let alone = self.partition(*slot).changes == 0 || mutants::on(Mutant::KnownWhileChanging);
+        let known = alone && self.cache.peek(slot).is_some_and(lower);
+        Write { place: (slot.partition, slot.hash), row: row.clone(), known }
     }
 
     pub fn on_commit(&mut self, id: CommitId, outcome: CommitOutcome) {
@@ -272,9 +287,6 @@ impl Replica {
         let winner = match outcome {
             RowOutcome::Stored => {
                 self.partition_mut(slot.partition).learn(row.ballot, &row.clock);
-                if self.is_open() && !raced {
-                    self.cache.insert(slot, Some(detached(&row)));
-                }
                 Some(row.ballot)
             }
             RowOutcome::Superseded { ballot } => Some(ballot),
@@ -283,6 +295,8 @@ impl Replica {
         if raced || winner != Some(row.ballot) {
             // Rare, and cheaper than to reason about whether the cache knows what the database has.
             self.cache.remove(&slot);
+        } else if self.is_open() {
+            self.cache.insert(slot, Some(row));
         }
         for writer in writers {
             let reply = match winner {

@@ -186,6 +186,7 @@ impl Replica {
         // Behind all that was accepted earlier, and before all that comes later. In this order: else it would wait for
         // itself.
         let partition = self.partition_mut(id);
+        partition.changes += 1;
         let behind = partition.barrier.mark();
         let generation = partition.barrier.enter();
         let change = Change { ticket, weight, partition: id, need, generation, deed };

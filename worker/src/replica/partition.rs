@@ -32,7 +32,9 @@ pub(super) struct Partition {
     pub(super) copying: Option<Copying>,
     /// The last epoch in which a copy finished. Durable.
     pub(super) copied: Epoch,
-    /// Begins of a copy that are accepted and not ended.
+    /// Changes that are accepted and not ended.
+    pub(super) changes: usize,
+    /// Those of them that begin a copy.
     pub(super) beginning: usize,
     /// Accepted writes and changes that have not ended.
     pub(super) barrier: Barrier,

@@ -9,7 +9,7 @@ use tercet_common::{
 };
 
 use super::*;
-use crate::store::{CommitBatch, CommitOutcome, Conflict, PartitionChange, RowOutcome, StoreError};
+use crate::store::{CommitBatch, CommitOutcome, Conflict, PartitionChange, RowOutcome, StoreError, Write};
 
 mod collecting;
 mod conflicts;

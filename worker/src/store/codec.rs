@@ -2,16 +2,21 @@
 //!
 //! A clock is 16 bytes per entry, incarnation and counter, big-endian. The advances of a commit, one record per
 //! partition, sit in every journal row and are packed tighter: a table of incarnations, then numbers of one to ten
-//! bytes each (LEB128) that point into it.
+//! bytes each (LEB128) that point into it. So are the rows of the redo log.
 
-use tercet_common::{Ballot, Epoch, Incarnation, PartitionId, Promise, Term, VectorClock};
+use bytes::Bytes;
+use tercet_common::{
+    Ballot, Content, DataType, Epoch, Incarnation, Key, KeyHash, PartitionId, Promise, Row, Term, UnixMillis,
+    VectorClock,
+};
 
-use super::StoreError;
+use super::{Place, StoreError};
 
 /// The version of all formats here; kept in `tercet.identity`.
 pub(super) const FORMAT_VERSION: i32 = 1;
 
 const CLOCK_ENTRY_BYTES: usize = 16;
+const PLACE_BYTES: usize = 18;
 
 /// What one commit added to one partition, beyond what was durable when it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,66 +55,207 @@ fn be_u64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
+/// Places, 18 bytes each: partition and hash.
+pub(super) fn encode_places(places: impl IntoIterator<Item = Place>) -> Vec<u8> {
+    let places = places.into_iter();
+    let mut out = Vec::with_capacity(places.size_hint().0 * PLACE_BYTES);
+    for (partition, hash) in places {
+        out.extend_from_slice(&partition.get().to_be_bytes());
+        out.extend_from_slice(&hash.0);
+    }
+    out
+}
+
+pub(super) fn decode_places(bytes: &[u8]) -> Result<Vec<Place>, StoreError> {
+    let (places, rest) = bytes.as_chunks::<PLACE_BYTES>();
+    let place = |bytes: &[u8; PLACE_BYTES]| {
+        let (partition, hash) = bytes.split_first_chunk::<2>()?;
+        Some((PartitionId::new(u16::from_be_bytes(*partition))?, KeyHash(hash.try_into().ok()?)))
+    };
+    let places = places.iter().map(place).collect::<Option<_>>();
+    places.filter(|_| rest.is_empty()).ok_or_else(damaged_journal)
+}
+
+fn damaged_journal() -> StoreError {
+    StoreError::Failed("a journal row is damaged".to_owned())
+}
+
+/// The incarnations that a record names, each once; numbers point into it.
+struct Incarnations(Vec<Incarnation>);
+
+impl Incarnations {
+    fn new<'a>(named: impl Iterator<Item = (&'a VectorClock, Ballot)>) -> Self {
+        let mut table: Vec<Incarnation> = Vec::new();
+        for (clock, ballot) in named {
+            for incarnation in clock.entries().iter().map(|e| e.0).chain([ballot.term.incarnation]) {
+                // Nearly all name the same one as those before.
+                if table.last() != Some(&incarnation) {
+                    table.push(incarnation);
+                }
+            }
+        }
+        table.sort_unstable();
+        table.dedup();
+        Self(table)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        put(out, self.0.len() as u64);
+        for incarnation in &self.0 {
+            out.extend_from_slice(&incarnation.0.to_be_bytes());
+        }
+    }
+
+    fn index(&self, incarnation: Incarnation) -> u64 {
+        self.0.partition_point(|i| *i < incarnation) as u64
+    }
+
+    fn put_ballot(&self, out: &mut Vec<u8>, Ballot { epoch, term, seq }: Ballot) {
+        for number in [epoch.0, term.n, self.index(term.incarnation), seq] {
+            put(out, number);
+        }
+    }
+
+    fn put_clock(&self, out: &mut Vec<u8>, clock: &VectorClock) {
+        put(out, clock.entries().len() as u64);
+        for (incarnation, counter) in clock.entries() {
+            put(out, self.index(*incarnation));
+            put(out, *counter);
+        }
+    }
+
+    fn take(input: &mut &[u8]) -> Option<Self> {
+        let len = usize::try_from(take(input)?).ok()?;
+        let (table, rest) = input.split_at_checked(len.checked_mul(8)?)?;
+        *input = rest;
+        Some(Self(table.as_chunks::<8>().0.iter().map(|n| Incarnation(u64::from_be_bytes(*n))).collect()))
+    }
+
+    fn at(&self, index: u64) -> Option<Incarnation> {
+        self.0.get(usize::try_from(index).ok()?).copied()
+    }
+
+    fn take_ballot(&self, input: &mut &[u8]) -> Option<Ballot> {
+        let epoch = Epoch(take(input)?);
+        let term = Term { n: take(input)?, incarnation: self.at(take(input)?)? };
+        Some(Promise { epoch, term }.ballot(take(input)?))
+    }
+
+    fn take_clock(&self, input: &mut &[u8]) -> Option<VectorClock> {
+        let mut clock = VectorClock::new();
+        for _ in 0..take(input)? {
+            clock.observe(self.at(take(input)?)?, take(input)?);
+        }
+        Some(clock)
+    }
+}
+
 pub(super) fn encode_advances(advances: &[Advance]) -> Vec<u8> {
     if advances.is_empty() {
         return Vec::new();
     }
-    let mut incarnations: Vec<Incarnation> = advances
-        .iter()
-        .flat_map(|a| a.vector.entries().iter().map(|e| e.0).chain([a.highest.term.incarnation]))
-        .collect();
-    incarnations.sort_unstable();
-    incarnations.dedup();
-    let index = |incarnation: Incarnation| incarnations.partition_point(|i| *i < incarnation) as u64;
-
+    let incarnations = Incarnations::new(advances.iter().map(|a| (&a.vector, a.highest)));
     let mut out = Vec::with_capacity(16 + advances.len() * 16);
-    put(&mut out, incarnations.len() as u64);
-    for incarnation in &incarnations {
-        out.extend_from_slice(&incarnation.0.to_be_bytes());
-    }
+    incarnations.put(&mut out);
     for advance in advances {
-        let Ballot { epoch, term, seq } = advance.highest;
         put(&mut out, u64::from(advance.partition.get()));
-        for number in [epoch.0, term.n, index(term.incarnation), seq, advance.vector.entries().len() as u64] {
-            put(&mut out, number);
-        }
-        for (incarnation, counter) in advance.vector.entries() {
-            put(&mut out, index(*incarnation));
-            put(&mut out, *counter);
-        }
+        incarnations.put_ballot(&mut out, advance.highest);
+        incarnations.put_clock(&mut out, &advance.vector);
     }
     out
 }
 
 pub(super) fn decode_advances(bytes: &[u8]) -> Result<Vec<Advance>, StoreError> {
-    decode_all(bytes).ok_or_else(|| StoreError::Failed("a journal row is damaged".to_owned()))
+    take_advances(bytes).ok_or_else(damaged_journal)
 }
 
-fn decode_all(mut bytes: &[u8]) -> Option<Vec<Advance>> {
+fn take_advances(mut bytes: &[u8]) -> Option<Vec<Advance>> {
     let mut advances = Vec::new();
     if bytes.is_empty() {
         return Some(advances);
     }
     let input = &mut bytes;
-    let table_len = usize::try_from(take(input)?).ok()?.checked_mul(8)?;
-    let (table, rest) = input.split_at_checked(table_len)?;
-    *input = rest;
-    let incarnation = |index: u64| {
-        let at = usize::try_from(index).ok()?.checked_mul(8)?;
-        Some(Incarnation(be_u64(table.get(at..at.checked_add(8)?)?)))
-    };
+    let incarnations = Incarnations::take(input)?;
     while !input.is_empty() {
         let partition = PartitionId::new(u16::try_from(take(input)?).ok()?)?;
-        let epoch = Epoch(take(input)?);
-        let term = Term { n: take(input)?, incarnation: incarnation(take(input)?)? };
-        let highest = Promise { epoch, term }.ballot(take(input)?);
-        let mut vector = VectorClock::new();
-        for _ in 0..take(input)? {
-            vector.observe(incarnation(take(input)?)?, take(input)?);
-        }
-        advances.push(Advance { partition, highest, vector });
+        let highest = incarnations.take_ballot(input)?;
+        advances.push(Advance { partition, highest, vector: incarnations.take_clock(input)? });
     }
     Some(advances)
+}
+
+/// The rows of a commit, for the redo log.
+pub(super) fn encode_rows<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Vec<u8> {
+    const AROUND: usize = 48;
+    let incarnations = Incarnations::new(rows.clone().map(|row| (&row.clock, row.ballot)));
+    let bytes = |row: &Row| AROUND + row.key.as_bytes().len() + row.content.data_len();
+    let mut out = Vec::with_capacity(AROUND + rows.clone().map(bytes).sum::<usize>());
+    incarnations.put(&mut out);
+    for row in rows {
+        put_bytes(&mut out, row.key.as_bytes());
+        incarnations.put_ballot(&mut out, row.ballot);
+        incarnations.put_clock(&mut out, &row.clock);
+        match &row.content {
+            Content::Tombstone => out.push(0),
+            Content::Value { data_type, data, expires_at } => {
+                out.push(data_type.code());
+                out.push(u8::from(expires_at.is_some()));
+                expires_at.iter().for_each(|at| out.extend_from_slice(&at.0.to_be_bytes()));
+                put_bytes(&mut out, data);
+            }
+        }
+    }
+    out
+}
+
+pub(super) fn decode_rows(bytes: &[u8]) -> Result<Vec<Row>, StoreError> {
+    take_rows(bytes).ok_or_else(|| StoreError::Failed("a row of the redo log is damaged".to_owned()))
+}
+
+fn take_rows(mut bytes: &[u8]) -> Option<Vec<Row>> {
+    let input = &mut bytes;
+    let incarnations = Incarnations::take(input)?;
+    let mut rows = Vec::new();
+    while !input.is_empty() {
+        let key = Key::new(take_bytes(input)?).ok()?;
+        let ballot = incarnations.take_ballot(input)?;
+        let clock = incarnations.take_clock(input)?;
+        let content = match take_byte(input)? {
+            0 => Content::Tombstone,
+            code => Content::Value {
+                data_type: DataType::from_code(code)?,
+                expires_at: match take_byte(input)? {
+                    0 => None,
+                    _ => Some(UnixMillis(i64::from_be_bytes(*take_chunk(input)?))),
+                },
+                data: take_bytes(input)?,
+            },
+        };
+        rows.push(Row { key, ballot, clock, content });
+    }
+    Some(rows)
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn take_bytes(input: &mut &[u8]) -> Option<Bytes> {
+    let len = usize::try_from(take(input)?).ok()?;
+    let (bytes, rest) = input.split_at_checked(len)?;
+    *input = rest;
+    Some(Bytes::copy_from_slice(bytes))
+}
+
+fn take_byte(input: &mut &[u8]) -> Option<u8> {
+    take_chunk::<1>(input).map(|chunk| chunk[0])
+}
+
+fn take_chunk<'a, const N: usize>(input: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (chunk, rest) = input.split_first_chunk::<N>()?;
+    *input = rest;
+    Some(chunk)
 }
 
 /// LEB128: seven bits per byte, lowest first, the top bit says that more follow.
@@ -137,6 +283,7 @@ fn take(input: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tercet_common::PARTITIONS;
 
     use super::*;
 
@@ -149,10 +296,26 @@ mod tests {
     }
 
     fn advance() -> impl Strategy<Value = Advance> {
-        (0..tercet_common::PARTITIONS, any::<[u64; 4]>(), clock()).prop_map(
-            |(p, [epoch, n, i, seq], vector)| {
+        (0..PARTITIONS, any::<[u64; 4]>(), clock()).prop_map(|(p, [epoch, n, i, seq], vector)| {
+            let promise = Promise { epoch: Epoch(epoch), term: Term { n, incarnation: Incarnation(i) } };
+            Advance { partition: PartitionId::new(p).unwrap(), highest: promise.ballot(seq), vector }
+        })
+    }
+
+    fn row() -> impl Strategy<Value = Row> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..40);
+        let content = proptest::option::of((bytes(), proptest::option::of(any::<i64>())));
+        (bytes(), any::<[u64; 4]>(), clock(), content).prop_map(
+            |(key, [epoch, n, i, seq], clock, content)| {
                 let promise = Promise { epoch: Epoch(epoch), term: Term { n, incarnation: Incarnation(i) } };
-                Advance { partition: PartitionId::new(p).unwrap(), highest: promise.ballot(seq), vector }
+                let content = content.map(|(data, at)| Content::string(data, at.map(UnixMillis)));
+                let key = Key::new(key).unwrap();
+                Row {
+                    key,
+                    ballot: promise.ballot(seq),
+                    clock,
+                    content: content.unwrap_or(Content::Tombstone),
+                }
             },
         )
     }
@@ -169,9 +332,29 @@ mod tests {
         }
 
         #[test]
+        fn rows_survive(rows in proptest::collection::vec(row(), 0..8)) {
+            prop_assert_eq!(decode_rows(&encode_rows(rows.iter())), Ok(rows));
+        }
+
+        #[test]
+        fn places_survive(places in proptest::collection::vec((0..PARTITIONS, any::<[u8; 16]>()), 0..8)) {
+            let place = |(p, hash)| (PartitionId::new(p).unwrap(), KeyHash(hash));
+            let places: Vec<_> = places.into_iter().map(place).collect();
+            prop_assert_eq!(decode_places(&encode_places(places.iter().copied())), Ok(places));
+        }
+
+        #[test]
         fn damaged_bytes_are_an_error_or_harmless(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = decode_advances(&bytes);
             let _ = decode_clock(&bytes);
+            let _ = decode_rows(&bytes);
+            let _ = decode_places(&bytes);
+        }
+
+        #[test]
+        fn a_row_that_ends_early_is_damaged(row in row()) {
+            let bytes = encode_rows([&row].into_iter());
+            prop_assert!((1..bytes.len()).all(|len| decode_rows(&bytes[..len]) != Ok(vec![row.clone()])));
         }
     }
 

@@ -14,7 +14,7 @@ use std::mem;
 use tercet_common::{Ballot, PartitionId, VectorClock};
 
 use super::codec::Advance;
-use super::{CommitBatch, PartitionChange};
+use super::{CommitBatch, PartitionChange, Write};
 
 /// What is known to be durable.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ impl Seen {
     /// What a batch adds, partition by partition.
     pub(super) fn sums_of(batch: &CommitBatch) -> BTreeMap<PartitionId, Self> {
         let mut sums: BTreeMap<PartitionId, Self> = BTreeMap::new();
-        for row in &batch.rows {
-            sums.entry(row.key.partition()).or_default().follow(row.ballot, &row.clock);
+        for Write { place, row, .. } in &batch.rows {
+            sums.entry(place.0).or_default().follow(row.ballot, &row.clock);
         }
         for (partition, ballot, clock) in &batch.flushes {
             sums.entry(*partition).or_default().follow(*ballot, clock);
@@ -117,6 +117,11 @@ impl Ledger {
         self.in_flight.first().map_or(self.last_seq, |oldest| oldest - 1)
     }
 
+    /// The oldest seq that is still under way, or else the next one.
+    pub(super) fn oldest_open_seq(&self) -> u64 {
+        self.settled_seq() + 1
+    }
+
     /// How many settled commits the last checkpoint does not cover.
     pub(super) fn since_checkpoint(&self) -> u64 {
         self.settled_seq().saturating_sub(self.checkpoint_seq)
@@ -154,7 +159,7 @@ mod tests {
             clock: VectorClock::new().with_dot(OWNER, seq),
             content: Content::string("v", None),
         };
-        CommitBatch { rows: seqs.into_iter().map(row).collect(), ..CommitBatch::default() }
+        CommitBatch { rows: seqs.into_iter().map(|seq| row(seq).into()).collect(), ..CommitBatch::default() }
     }
 
     fn ledger() -> Ledger {

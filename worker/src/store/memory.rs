@@ -413,13 +413,10 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, batch: CommitBatch) -> BoxFuture<'_, CommitOutcome> {
-        let places: Vec<_> = batch.rows.iter().map(|row| (row.key.partition(), row.key.hash())).collect();
-        debug_assert!(
-            places.is_sorted_by(|a, b| a < b),
-            "rows must be sorted by (partition, key hash), each key once"
-        );
+        debug_assert!(batch.is_sorted(), "rows must be sorted by their places, each once");
         Box::pin(async move {
-            let ballots = batch.rows.iter().map(|row| row.ballot).chain(batch.flushes.iter().map(|f| f.1));
+            let ballots =
+                batch.rows.iter().map(|write| write.row.ballot).chain(batch.flushes.iter().map(|f| f.1));
             let begun = storable(ballots).and_then(|()| self.begin(Work::Commit(batch)));
             self.end(begun).await
         })
@@ -647,6 +644,12 @@ mod tests {
     }
 
     suite::tests!(OnMemory(MemoryDisk::new("memory")));
+
+    mod knowing {
+        use super::*;
+
+        suite::tests!(knowing; OnMemory(MemoryDisk::new("memory")));
+    }
 
     #[tokio::test]
     async fn commits_end_in_the_order_of_their_release() {

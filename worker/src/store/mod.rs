@@ -10,6 +10,8 @@ mod codec;
 pub mod fuzzing;
 mod ledger;
 pub mod memory;
+mod memtable;
+mod merge;
 mod postgres;
 #[cfg(test)]
 mod suite;
@@ -76,8 +78,40 @@ pub struct CommitBatch {
     pub promises: Vec<(PartitionId, Promise)>,
     /// Flush ballots with their clocks. Never lowered.
     pub flushes: Vec<(PartitionId, Ballot, VectorClock)>,
-    /// Each key once, sorted by (partition, key hash). A row is written only over a lower ballot.
-    pub rows: Vec<Row>,
+    /// Each place once, in their order. A row is written only over a lower ballot. No two commits that are under way at once
+    /// write to one place.
+    pub rows: Vec<Write>,
+}
+
+/// Where a row is kept: its key's partition and hash.
+pub type Place = (PartitionId, KeyHash);
+
+/// A row to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    pub place: Place,
+    pub row: Row,
+    /// The caller knows that the same key is there with a lower ballot, or nothing, so the store need not look. Then no
+    /// [`Store::change`] of the partition is under way, and none begins before the commit has ended.
+    pub known: bool,
+}
+
+impl CommitBatch {
+    /// The contract of the rows.
+    fn is_sorted(&self) -> bool {
+        self.rows.is_sorted_by(|a, b| a.place < b.place)
+            && self.rows.iter().all(|write| write.place == place_of(&write.row))
+    }
+}
+
+impl From<Row> for Write {
+    fn from(row: Row) -> Self {
+        Self { place: place_of(&row), row, known: false }
+    }
+}
+
+pub(crate) fn place_of(row: &Row) -> Place {
+    (row.key.partition(), row.key.hash())
 }
 
 /// One durable transaction on one partition, for the repair of what it holds. The highest ballot and the clocks of its
@@ -251,7 +285,8 @@ pub trait Store: Send + Sync + 'static {
     /// writer, ends this database's other backends and waits until they are gone, so that no orphaned commit lands
     /// later, and loads what the worker keeps in memory.
     fn open(&self) -> BoxFuture<'_, Result<Loaded, StoreError>>;
-    /// One durable transaction with one journal row. Several may be under way; they may end in any order.
+    /// One durable transaction with one journal row. Several may be under way; they may end in any order. Every other call
+    /// sees what is committed, wherever the store keeps it.
     ///
     /// Not cancel-safe: a future that is dropped before it ends counts as [`CommitOutcome::Unknown`].
     fn commit(&self, batch: CommitBatch) -> BoxFuture<'_, CommitOutcome>;

@@ -1,5 +1,7 @@
-//! The contract of [`Store`] as tests, for every implementation. `suite::tests!(fixture)` makes a test of each.
+//! The contract of [`Store`] as tests, for every implementation. `suite::tests!(fixture)` makes a test of each, and
+//! `suite::tests!(knowing; fixture)` one in which rows are said to be known that are.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -12,7 +14,8 @@ use tercet_common::{
 
 use super::{
     CONFLICTS_MAX, CommitBatch, CommitOutcome, Conflict, Count, Loaded, Page, PartitionChange,
-    PartitionRecord, RingRegister, RowOutcome, ScanFrom, ScanOptions, Store, StoreError, Stretch,
+    PartitionRecord, RingRegister, RowOutcome, ScanFrom, ScanOptions, Store, StoreError, Stretch, Write,
+    place_of,
 };
 
 /// One empty database of its own.
@@ -23,9 +26,24 @@ pub(crate) trait Fixture: Send + Sync {
     fn plant(&self, row: Row, hash: KeyHash) -> BoxFuture<'_, ()>;
 }
 
+thread_local! {
+    /// Whether a write is said to be known where it is.
+    static KNOWING: Cell<bool> = const { Cell::new(false) };
+}
+
+pub(crate) fn set_knowing(knowing: bool) {
+    KNOWING.set(knowing);
+}
+
 macro_rules! tests {
     ($fixture:expr) => {
-        $crate::store::suite::tests!(@each $fixture;
+        $crate::store::suite::tests!(@all false, $fixture);
+    };
+    (knowing; $fixture:expr) => {
+        $crate::store::suite::tests!(@all true, $fixture);
+    };
+    (@all $knowing:literal, $fixture:expr) => {
+        $crate::store::suite::tests!(@each $knowing, $fixture;
             a_row_is_written_only_over_a_lower_ballot
             ballots_compare_part_by_part
             an_equal_ballot_counts_as_stored
@@ -66,9 +84,10 @@ macro_rules! tests {
             a_loss_is_told
         );
     };
-    (@each $fixture:expr; $($name:ident)*) => {
+    (@each $knowing:literal, $fixture:expr; $($name:ident)*) => {
         $(#[tokio::test]
         async fn $name() {
+            $crate::store::suite::set_knowing($knowing);
             $crate::store::suite::$name(&$fixture).await;
         })*
     };
@@ -102,13 +121,9 @@ fn expiring(key: &str, seq: u64, at: i64) -> Row {
     Row { content: Content::string("v", Some(UnixMillis(at))), ..row(key, seq, "") }
 }
 
-fn place(row: &Row) -> (PartitionId, KeyHash) {
-    (row.key.partition(), row.key.hash())
-}
-
 pub(crate) fn batch(rows: impl IntoIterator<Item = Row>) -> CommitBatch {
-    let mut rows: Vec<_> = rows.into_iter().collect();
-    rows.sort_by_key(place);
+    let mut rows: Vec<_> = rows.into_iter().map(Write::from).collect();
+    rows.sort_by_key(|write| write.place);
     CommitBatch { rows, ..CommitBatch::default() }
 }
 
@@ -118,7 +133,15 @@ async fn opened(fixture: &dyn Fixture) -> (Arc<dyn Store>, Loaded) {
     (store, loaded)
 }
 
-async fn outcomes(store: &dyn Store, batch: CommitBatch) -> Vec<RowOutcome> {
+/// Nothing else may write to the store meanwhile.
+async fn outcomes(store: &dyn Store, mut batch: CommitBatch) -> Vec<RowOutcome> {
+    if KNOWING.get() {
+        let standing = store.read(batch.rows.iter().map(|write| write.place).collect()).await.unwrap();
+        for (write, standing) in batch.rows.iter_mut().zip(standing) {
+            let lower = |held: Row| held.key == write.row.key && held.ballot < write.row.ballot;
+            write.known = standing.is_none_or(lower);
+        }
+    }
     match store.commit(batch).await {
         CommitOutcome::Committed { rows, .. } => rows,
         other => panic!("{other:?}"),
@@ -131,7 +154,7 @@ async fn put(store: &dyn Store, rows: impl IntoIterator<Item = Row>) {
 }
 
 pub(crate) async fn read_one(store: &dyn Store, key: &str) -> Option<Row> {
-    let mut rows = store.read(vec![place(&row(key, 0, ""))]).await.unwrap();
+    let mut rows = store.read(vec![place_of(&row(key, 0, ""))]).await.unwrap();
     assert_eq!(rows.len(), 1);
     rows.remove(0)
 }
@@ -179,7 +202,7 @@ pub(crate) async fn a_batch_is_judged_row_by_row(fixture: &dyn Fixture) {
     let (store, _) = opened(fixture).await;
     put(&*store, [row("same", 5, "v"), row("newer", 9, "v")]).await;
     let batch = batch([row("same", 5, "v"), row("newer", 5, "v"), row("absent", 5, "v")]);
-    let keys: Vec<_> = batch.rows.iter().map(|row| row.key.clone()).collect();
+    let keys: Vec<_> = batch.rows.iter().map(|write| write.row.key.clone()).collect();
     for (key, outcome) in keys.iter().zip(outcomes(&*store, batch).await) {
         let expected = match key.as_bytes() {
             b"newer" => RowOutcome::Superseded { ballot: ballot(9) },
@@ -198,7 +221,7 @@ pub(crate) async fn another_key_under_the_same_hash_is_refused(fixture: &dyn Fix
     let outcomes = outcomes(&*store, batch([wanted.clone(), row("{t}other", 7, "v")])).await;
     let collisions = outcomes.iter().filter(|o| **o == RowOutcome::KeyCollision).count();
     assert_eq!((collisions, outcomes.len()), (1, 2), "{outcomes:?}");
-    assert_eq!(store.read(vec![place(&wanted)]).await.unwrap(), [Some(squatter)]);
+    assert_eq!(store.read(vec![place_of(&wanted)]).await.unwrap(), [Some(squatter)]);
     assert_eq!(read_one(&*store, "{t}other").await, Some(row("{t}other", 7, "v")));
 }
 
@@ -242,7 +265,7 @@ pub(crate) async fn promises_of_both_ways_and_flushes_meet_in_one_batch(fixture:
         CommitBatch {
             promises: vec![(partition, promise(1, 1, 5)), (partition, promise(1, 1, OWNER.0))],
             flushes: vec![(partition, ballot(8), clock.clone()), (partition, ballot(2), VectorClock::new())],
-            rows: vec![written],
+            rows: vec![written.into()],
         },
     );
     assert_eq!(outcomes.await, [RowOutcome::Stored]);
@@ -268,7 +291,7 @@ pub(crate) async fn a_flush_hides_what_is_below_it(fixture: &dyn Fixture) {
     assert_eq!(store.open().await.unwrap().partitions[partition.index()].flush, ballot(5));
 }
 
-fn everything() -> ScanOptions {
+pub(crate) fn everything() -> ScanOptions {
     ScanOptions {
         last_partition: PartitionId::new(1023).unwrap(),
         limit: 1_000,
@@ -286,7 +309,7 @@ async fn page(store: &dyn Store, from: (PartitionId, KeyHash), options: ScanOpti
 }
 
 /// All rows, page by page, each page within its limit.
-async fn all_pages(store: &dyn Store, options: ScanOptions) -> Vec<Row> {
+pub(crate) async fn all_pages(store: &dyn Store, options: ScanOptions) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut from = (PartitionId::new(0).unwrap(), START);
     loop {
@@ -303,11 +326,24 @@ async fn all_pages(store: &dyn Store, options: ScanOptions) -> Vec<Row> {
     }
 }
 
+/// All of a partition's digest, stretch by stretch, each within its limit.
+pub(crate) async fn all_entries(store: &dyn Store, partition: PartitionId, limit: usize) -> Vec<DigestEntry> {
+    let (mut entries, mut from) = (Vec::new(), Some(START));
+    while let Some(start) = from {
+        let stretch = store.digest(partition, start, limit).await.unwrap();
+        assert!(stretch.entries.len() <= limit);
+        assert!(stretch.next.is_none_or(|next| next > start), "it goes on where it ended");
+        entries.extend(stretch.entries);
+        from = stretch.next;
+    }
+    entries
+}
+
 pub(crate) async fn pages_follow_the_order_and_miss_nothing(fixture: &dyn Fixture) {
     let (store, _) = opened(fixture).await;
     let mut rows: Vec<_> = (1..=60).map(|i| row(&format!("{{t{}}}{i}", i % 7), i, "v")).collect();
     put(&*store, rows.clone()).await;
-    rows.sort_by_key(place);
+    rows.sort_by_key(place_of);
     for limit in [1, 7, 59, 60, 61] {
         assert_eq!(all_pages(&*store, ScanOptions { limit, ..everything() }).await, rows, "limit {limit}");
     }
@@ -318,7 +354,7 @@ pub(crate) async fn pages_follow_the_order_and_miss_nothing(fixture: &dyn Fixtur
     let rest: Vec<_> = rows.iter().filter(|row| row.key.partition() == last).cloned().collect();
     assert_eq!(page(&*store, (last, START), everything()).await.rows, rest);
     assert_eq!(
-        page(&*store, place(&rows[30]), everything()).await.rows,
+        page(&*store, place_of(&rows[30]), everything()).await.rows,
         rows[30..],
         "from a row, that row first"
     );
@@ -329,12 +365,12 @@ pub(crate) async fn a_page_is_bounded_in_bytes(fixture: &dyn Fixture) {
     let value = "x".repeat(10_000);
     let mut rows: Vec<_> = (1..=6).map(|i| row(&format!("{{t}}{i}"), i, &value)).collect();
     put(&*store, rows.clone()).await;
-    rows.sort_by_key(place);
+    rows.sort_by_key(place_of);
     let from = (rows[0].key.partition(), START);
     let two = page(&*store, from, ScanOptions { bytes_max: 25_000, ..everything() }).await;
-    assert_eq!(two, Page { rows: rows[..2].to_vec(), next: Some(place(&rows[2])) });
+    assert_eq!(two, Page { rows: rows[..2].to_vec(), next: Some(place_of(&rows[2])) });
     let one = page(&*store, from, ScanOptions { bytes_max: 1, ..everything() }).await;
-    assert_eq!(one, Page { rows: rows[..1].to_vec(), next: Some(place(&rows[1])) });
+    assert_eq!(one, Page { rows: rows[..1].to_vec(), next: Some(place_of(&rows[1])) });
     assert_eq!(all_pages(&*store, ScanOptions { bytes_max: 25_000, ..everything() }).await, rows);
 }
 
@@ -357,7 +393,7 @@ pub(crate) async fn the_sweeper_sees_only_what_has_expired(fixture: &dyn Fixture
     let mut due: Vec<_> = (1..=40).map(|i| expiring(&format!("{{t{}}}{i}", i % 5), i, 1_000)).collect();
     let other = [row("never", 50, "v"), expiring("later", 51, 1_001), tombstone("gone", 52)];
     put(&*store, due.iter().cloned().chain(other)).await;
-    due.sort_by_key(place);
+    due.sort_by_key(place_of);
     for limit in [1, 7, 100] {
         let options = ScanOptions { expired_by: Some(UnixMillis(1_000)), limit, ..everything() };
         assert_eq!(all_pages(&*store, options).await, due, "limit {limit}");
@@ -467,7 +503,7 @@ pub(crate) async fn large_values_and_any_bytes_survive(fixture: &dyn Fixture) {
         })
         .collect();
     put(&*store, rows.clone()).await;
-    let places = rows.iter().map(place).collect();
+    let places = rows.iter().map(place_of).collect();
     assert_eq!(store.read(places).await.unwrap(), rows.into_iter().map(Some).collect::<Vec<_>>());
 }
 
@@ -521,7 +557,7 @@ fn hash(key: &str) -> KeyHash {
 
 fn change(rows: impl IntoIterator<Item = Row>, evict: &[(&str, u64)]) -> PartitionChange {
     let mut change = PartitionChange::none(tagged());
-    change.rows = batch(rows).rows;
+    change.rows = batch(rows).rows.into_iter().map(|write| write.row).collect();
     change.evict = evict.iter().map(|(key, seq)| (hash(key), ballot(*seq))).collect();
     change.evict.sort_unstable();
     change
@@ -687,7 +723,7 @@ pub(crate) async fn changes_and_commits_at_once_all_end(fixture: &dyn Fixture) {
                         rows.into_iter().partition(|row| row.key.hash().0[0] % 2 == 1);
                     let mut sent = change(odd, &[]);
                     sent.evict =
-                        batch(even).rows.iter().map(|row| (row.key.hash(), ballot(seq - 1))).collect();
+                        batch(even).rows.iter().map(|write| (write.place.1, ballot(seq - 1))).collect();
                     sent.flush = (seq % 8 == 0).then(|| (Ballot::ZERO, VectorClock::new()));
                     sent.promise = promise(1, seq, 1);
                     store.change(sent).await
@@ -721,7 +757,7 @@ pub(crate) async fn a_digest_walks_a_partition_in_stretches(fixture: &dyn Fixtur
     let mut rows: Vec<_> = (1..=30).map(|i| row(&format!("{{t}}{i}"), i, "v")).collect();
     rows.extend((1..=9).map(|i| tombstone(&format!("{{t}}dead {i}"), 30 + i)));
     put(&*store, rows.iter().cloned().chain([row("elsewhere", 1, "v")])).await;
-    rows.sort_by_key(place);
+    rows.sort_by_key(place_of);
     let mut expected: Vec<_> = rows.iter().map(entry).collect();
     for flush in [0, 10] {
         let flushes = vec![(tagged(), ballot(flush), VectorClock::new())];
@@ -751,7 +787,7 @@ pub(crate) async fn a_look_finds_what_is_there(fixture: &dyn Fixture) {
     let flushes = vec![(tagged(), ballot(2), VectorClock::new())];
     outcomes(&*store, CommitBatch { flushes, ..CommitBatch::default() }).await;
     let hashes = ["{t}c", "{t}absent", "{t}flushed", "{t}b", "{t}a", "{t}b"].map(hash);
-    rows.sort_by_key(place);
+    rows.sort_by_key(place_of);
     let expected: Vec<_> = rows.iter().filter(|row| row.ballot > ballot(1)).map(entry).collect();
     assert_eq!(store.look(tagged(), hashes.to_vec()).await, Ok(expected));
     assert_eq!(store.look(tagged(), Vec::new()).await, Ok(Vec::new()));
@@ -771,7 +807,8 @@ pub(crate) async fn the_journal_tells_what_was_written(fixture: &dyn Fixture) {
         changes.entries.sort_unstable();
         changes
     };
-    let mut places = [place(&row("{t}a", 0, "")), place(&row("elsewhere", 0, "")), (tagged(), hash("{t}b"))];
+    let mut places =
+        [place_of(&row("{t}a", 0, "")), place_of(&row("elsewhere", 0, "")), (tagged(), hash("{t}b"))];
     places.sort_unstable();
     let all = seen(0).await;
     assert_eq!((all.entries.as_slice(), &all.flushed, all.upto), (&places[..], &vec![tagged()], 4));
@@ -809,7 +846,7 @@ pub(crate) async fn a_stretch_of_the_journal_is_bounded_and_never_torn(fixture: 
             }
         }
         found.sort_unstable();
-        let expected: Vec<_> = all_pages(&*store, everything()).await.iter().map(place).collect();
+        let expected: Vec<_> = all_pages(&*store, everything()).await.iter().map(place_of).collect();
         assert_eq!((since, found.len()), (200, expected.len()), "each once, limit {limit}");
         assert_eq!(found, expected);
         assert!(limit == 1_000 || commits > 10, "limit {limit}: {commits} answers");

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::store::{
     CommitBatch, CommitOutcome, Conflict, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
-    RingRegister, RowOutcome, ScanFrom, ScanOptions, Store, StoreError, Stretch, Usage,
+    RingRegister, RowOutcome, ScanFrom, ScanOptions, Store, StoreError, Stretch, Usage, Write,
 };
 
 /// What is to become of the next commit.
@@ -74,8 +74,7 @@ impl State {
             partition.vector.join(clock);
         }
         self.batches.push(batch.rows.len());
-        let rows = batch.rows.into_iter().map(|row| {
-            let slot = (row.key.partition(), row.key.hash());
+        let rows = batch.rows.into_iter().map(|Write { place: slot, row, .. }| {
             if let Some(held) = self.rows.get(&slot).filter(|held| held.ballot > row.ballot) {
                 return RowOutcome::Superseded { ballot: held.ballot };
             }

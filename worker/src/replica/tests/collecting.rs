@@ -224,3 +224,24 @@ pub(super) fn a_collection_waits_for_an_install_of_the_epoch_before() {
     assert_eq!(rig.answers(), [(installs, done())]);
     assert!(rig.replica.next_change().is_some());
 }
+
+/// The store does not look at what a known write is written over, and a change may be about to put something else there.
+#[test]
+pub(super) fn a_write_beside_a_change_is_not_said_to_be_known() {
+    let mut rig = Rig::new();
+    rig.submit(put("a", 1, 1));
+    rig.commit();
+    rig.submit(put("a", 1, 2));
+    let (id, batch) = rig.take();
+    assert!(batch.rows[0].known, "the cache has what stands there");
+    rig.committed((id, batch));
+    rig.submit(collect(1, term(1).ballot(1), &[]));
+    rig.submit(put("a", 1, 3));
+    let (id, batch) = rig.take();
+    assert!(!batch.rows[0].known, "the collection is accepted, and may begin");
+    let change = rig.change();
+    rig.committed((id, batch));
+    rig.changed(change);
+    rig.submit(put("a", 1, 4));
+    assert!(rig.take().1.rows[0].known, "it has ended");
+}

@@ -17,6 +17,7 @@ const NOTICED_BY: &[(Mutant, fn())] = &[
     (Mutant::UnknownAsRefused, writing::an_unknown_outcome_is_never_a_refusal),
     (Mutant::CacheFilledLate, reading::a_read_that_raced_a_commit_does_not_fill_the_cache),
     (Mutant::CollectWithoutBarrier, collecting::a_collection_waits_for_an_install_of_the_epoch_before),
+    (Mutant::KnownWhileChanging, collecting::a_write_beside_a_change_is_not_said_to_be_known),
     (Mutant::NewcomerShowsHidden, copying::a_stale_row_is_never_shown_from_the_database_or_the_cache),
     (Mutant::CopyAfterFinish, copying::a_copy_that_has_finished_is_final_in_its_epoch),
 ];

@@ -22,8 +22,11 @@ struct Model {
 impl Model {
     fn apply(&mut self, batch: &CommitBatch) -> Vec<RowOutcome> {
         self.promise = batch.promises.iter().map(|p| p.1).fold(self.promise, Promise::max);
-        let outcome = |row: &Row| match self.rows.get(&row.key.hash()) {
-            Some(held) if held.ballot > row.ballot => RowOutcome::Superseded { ballot: held.ballot },
+        let outcome = |Write { row, known, .. }: &Write| match self.rows.get(&row.key.hash()) {
+            Some(held) if held.ballot > row.ballot => {
+                assert!(!known, "{} is not known to be over {held:?}", row.ballot);
+                RowOutcome::Superseded { ballot: held.ballot }
+            }
             _ => {
                 self.applied.insert(row.ballot);
                 self.rows.insert(row.key.hash(), row.clone());
@@ -186,7 +189,7 @@ impl World {
                     assert_eq!((highest, vector), (self.model.highest, self.model.vector.clone()));
                     self.prepared = self.prepared.max(promise);
                     for (_, batch) in &self.commits {
-                        let behind = batch.rows.iter().find(|row| row.ballot.promise() < promise);
+                        let behind = batch.rows.iter().find(|write| write.row.ballot.promise() < promise);
                         assert!(behind.is_none(), "{behind:?} may still commit behind {promise:?}");
                     }
                 }

@@ -57,8 +57,14 @@ impl Disk {
             }
             self.learn(*ballot, clock);
         }
-        batch.rows.iter().for_each(|row| self.learn(row.ballot, &row.clock));
-        batch.rows.iter().map(|row| self.write(row)).collect()
+        batch.rows.iter().for_each(|write| self.learn(write.row.ballot, &write.row.clock));
+        let write = |Write { row, known, .. }: &Write| {
+            let held = self.rows.get(&row.key.hash());
+            let lower = held.is_none_or(|held| held.ballot < row.ballot);
+            assert!(lower || !known, "{} is not known to be over {held:?}", row.ballot);
+            self.write(row)
+        };
+        batch.rows.iter().map(write).collect()
     }
 
     fn promise(&mut self, promises: &[(PartitionId, Promise)]) {

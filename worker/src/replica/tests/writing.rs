@@ -24,9 +24,9 @@ fn a_batch_holds_each_key_once_sorted_and_at_its_highest_ballot() {
         rig.submit(put(name, 1, seq));
     }
     let (id, batch) = rig.take();
-    let slots: Vec<_> = batch.rows.iter().map(|row| Slot::of(&row.key)).collect();
+    let slots: Vec<_> = batch.rows.iter().map(|write| write.place).collect();
     assert!(slots.is_sorted() && slots.len() == 4);
-    assert!(batch.rows.contains(&row_at("a", term(1).ballot(5))));
+    assert!(batch.rows.contains(&row_at("a", term(1).ballot(5)).into()));
     rig.committed((id, batch));
     assert_eq!(rig.answers(), (1..=5).map(|id| (id, ReplicaReply::Stored)).collect::<Vec<_>>());
 }
@@ -55,7 +55,7 @@ fn a_row_that_was_there_at_a_higher_ballot_decides_the_answer() {
     let outcomes = batch
         .rows
         .iter()
-        .map(|row| match row.ballot.seq {
+        .map(|write| match write.row.ballot.seq {
             1 => RowOutcome::Superseded { ballot: term(1).ballot(7) },
             2 => RowOutcome::Superseded { ballot: term(3).ballot(1) },
             _ => RowOutcome::KeyCollision,
@@ -81,10 +81,10 @@ fn a_key_in_flight_waits_for_the_next_batch() {
     assert_eq!(rig.replica.next_commit(), None);
     rig.submit(put("b", 1, 3));
     let second = rig.take();
-    assert_eq!(second.1.rows, [row_at("b", term(1).ballot(3))]);
+    assert_eq!(second.1.rows, [row_at("b", term(1).ballot(3)).into()]);
     rig.committed(first);
     let third = rig.take();
-    assert_eq!(third.1.rows, [row_at("a", term(1).ballot(2))]);
+    assert_eq!(third.1.rows, [Write { known: true, ..row_at("a", term(1).ballot(2)).into() }]);
     rig.committed(second);
     rig.committed(third);
     assert_eq!(rig.answers().len(), 3);
@@ -165,7 +165,7 @@ fn a_chosen_row_installs_below_the_promise_and_any_other_does_not() {
     assert_eq!(rig.ask(replicate(false, Epoch(1))), refused(Refusal::Promise { promised: term(5) }));
     rig.submit(replicate(true, Epoch(1)));
     let (id, batch) = rig.take();
-    assert_eq!((&batch.rows[..], &batch.promises[..]), (&[row.clone()][..], &[][..]));
+    assert_eq!((&batch.rows[..], &batch.promises[..]), (&[row.clone().into()][..], &[][..]));
     rig.committed((id, batch));
     assert_eq!(rig.answers(), [(2, ReplicaReply::Stored)]);
     // In a new epoch it brings the epoch along, and no term.

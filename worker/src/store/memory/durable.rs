@@ -7,7 +7,7 @@ use tercet_common::{Ballot, Content, KeyHash, PartitionId, Promise, Row, WorkerI
 
 use super::super::{
     CONFLICT_BYTES_MAX, CONFLICTS_MAX, CommitBatch, Conflict, PartitionChange, PartitionRecord, RingRegister,
-    RowOutcome, Stretch,
+    RowOutcome, Stretch, Write, place_of,
 };
 
 /// A durable transaction.
@@ -78,7 +78,7 @@ impl Durable {
 
     fn commit(&mut self, seq: u64, batch: CommitBatch) -> Vec<RowOutcome> {
         let journal = self.journal(seq);
-        journal.entries.extend(batch.rows.iter().map(place));
+        journal.entries.extend(batch.rows.iter().map(|write| write.place));
         journal.flushed.extend(batch.flushes.iter().map(|flush| flush.0));
         for (partition, promise) in batch.promises {
             self.raise(partition, promise);
@@ -89,7 +89,14 @@ impl Durable {
             }
             self.observe(partition, ballot, &clock);
         }
-        batch.rows.into_iter().map(|row| self.write(row)).collect()
+        let write = |Write { place, row, known }| {
+            if known {
+                // Not looked at, as is the contract: whoever breaks it shall be noticed.
+                self.rows.remove(&place);
+            }
+            self.write(row)
+        };
+        batch.rows.into_iter().map(write).collect()
     }
 
     fn change(&mut self, seq: u64, change: PartitionChange) -> Vec<RowOutcome> {
@@ -159,7 +166,7 @@ impl Durable {
     }
 
     fn write(&mut self, row: Row) -> RowOutcome {
-        let place = place(&row);
+        let place = place_of(&row);
         self.observe(place.0, row.ballot, &row.clock);
         match self.rows.get(&place) {
             Some(stored) if stored.key != row.key => RowOutcome::KeyCollision,
@@ -256,10 +263,6 @@ impl Durable {
         }
         places.len() as u64
     }
-}
-
-fn place(row: &Row) -> (PartitionId, KeyHash) {
-    (row.key.partition(), row.key.hash())
 }
 
 /// The rows of a partition from a hash on.

@@ -10,21 +10,20 @@ use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use deadpool_postgres::{Client, Object};
-use tercet_common::Ballot;
+use tercet_common::{Ballot, KeyHash, Row};
 use tokio_postgres::Error as DriverError;
 use tokio_postgres::types::ToSql;
 
-use super::super::codec::{encode_advances, encode_clock};
+use super::super::codec::{encode_advances, encode_clock, encode_places};
 use super::super::ledger::Seen;
-use super::super::{CommitOutcome, PartitionChange, RowOutcome, StoreError};
+use super::super::{CommitOutcome, PartitionChange, Place, RowOutcome, StoreError, place_of};
 use super::Session;
 use super::columns::{Ballots, HashColumn, PLACEHOLDER, RowColumns, ballot_numbers, signed, smallint};
-use super::commit::{
-    COMMIT_ROWS, MORE_PARAM, commit_statement, execute, outcomes, params_from, prepared, upsert_rows,
-};
+use super::commit::{COMMIT_ROWS, Part, execute, outcomes, prepared, together, upsert_rows};
 use super::connect::within;
 use super::error::{is_clean_abort, statement_error};
 use super::flight::InFlight;
+use super::redo;
 
 /// `$1` partition, `$2` hashes, `$3` to `$6` the ballots. One index look-up per hash, whatever the planner believes of the
 /// table; the rows are locked already, so they stay where they are found.
@@ -43,18 +42,20 @@ pub(super) static EVICT: LazyLock<String> = LazyLock::new(|| {
 static WRITE_AGAIN: LazyLock<String> = LazyLock::new(upsert_rows);
 
 /// A change that evicts nothing needs no order between statements: one statement, one round trip, as a group commit.
-pub(super) static CHANGE_AT_ONCE: LazyLock<String> =
-    LazyLock::new(|| commit_statement(&format!(", placed AS ({})", params_from(MORE_PARAM, SET_PARTITION))));
+pub(super) static CHANGE_AT_ONCE: LazyLock<String> = LazyLock::new(|| {
+    let placed = Part { name: "placed", sql: SET_PARTITION.to_owned(), params: 16 };
+    together(&[Part::journal(), Part::rows(), placed])
+});
 
 /// `$1` partition, `$2` to `$4` the promise, `$5` to `$8` the floor, `$9` whether the flush is set, to `$10` to `$13`
-/// with the clock `$14`; `$15` the epoch of a finished copy.
+/// with the clock `$14`; `$15` the epoch of a finished copy; `$16` the seq.
 const SET_PARTITION: &str = "UPDATE tercet.partition SET \
        promised = GREATEST(promised, ROW($2::bigint, $3::bigint, $4::bigint)::tercet.promise), \
        floor = GREATEST(floor, ROW($5::bigint, $6::bigint, $7::bigint, $8::bigint)::tercet.ballot), \
        flush = CASE WHEN $9::boolean \
          THEN ROW($10::bigint, $11::bigint, $12::bigint, $13::bigint)::tercet.ballot ELSE flush END, \
        flush_clock = CASE WHEN $9 THEN $14::bytea ELSE flush_clock END, \
-       copied = GREATEST(copied, $15::bigint) \
+       copied = GREATEST(copied, $15::bigint), applied_seq = GREATEST(applied_seq, $16::bigint) \
      WHERE id = $1::smallint";
 
 pub(super) async fn change(session: &Session, change: &PartitionChange) -> CommitOutcome {
@@ -65,7 +66,13 @@ pub(super) async fn change(session: &Session, change: &PartitionChange) -> Commi
         Some(_) => Some(session.purge_turn.lock().await),
         None => None,
     };
-    let outcome = run(session, change).await.unwrap_or_else(CommitOutcome::Aborted);
+    // What is in the table from here on is all there is of the partition: its writes are not known, and so do not go to
+    // the redo log. What is in the log already counts no more.
+    let outcome = match redo::settle(session, &[change.partition]).await {
+        Ok(()) => run(session, change).await,
+        Err(error) => Err(error),
+    };
+    let outcome = outcome.unwrap_or_else(CommitOutcome::Aborted);
     match &outcome {
         CommitOutcome::Committed { .. } => {
             session.metrics.committed.increment(1);
@@ -121,6 +128,8 @@ struct Statements<'a> {
     /// Rows in whose place something may be evicted.
     again: RowColumns<'a>,
     partition: i16,
+    /// Of all rows and evictions, for the journal.
+    places: Vec<u8>,
     sets_flush: bool,
     /// The partition, if it is flushed: for the journal.
     flushed: Vec<i16>,
@@ -141,12 +150,15 @@ impl<'a> Statements<'a> {
             None => (Ballot::ZERO, Vec::new()),
         };
         ballot_numbers(change.highest)?;
+        let all = RowColumns::with_placeholders(change.partition, &change.rows, &change.evict)?;
+        let places = all.hash.iter().map(|hash| (change.partition, KeyHash(hash.0)));
         Ok(Self {
             change,
-            all: RowColumns::with_placeholders(change.partition, &change.rows, &change.evict)?,
+            places: encode_places(places),
+            all,
             evicted: change.evict.iter().map(|evicted| HashColumn(evicted.0.0)).collect(),
             evicted_ballots,
-            again: RowColumns::new(change.rows.iter().filter(|row| evict.contains(&row.key.hash())))?,
+            again: RowColumns::new(placed(&change.rows).filter(|((_, hash), _)| evict.contains(hash)))?,
             partition: smallint(change.partition),
             sets_flush: change.flush.is_some(),
             flushed: change.flush.iter().map(|_| smallint(change.partition)).collect(),
@@ -163,12 +175,10 @@ impl<'a> Statements<'a> {
         let (client, statement) = prepared(session, &CHANGE_AT_ONCE).await?;
         let flight = InFlight::begin(session, Seen::sum_of(self.change))?;
         let (seq, advances) = (flight.seq(), encode_advances(flight.advances()));
-        let mut params = self.all.params();
-        let journal: [&(dyn ToSql + Sync); 3] = [&seq, &self.flushed, &advances];
-        params.extend(journal);
-        params.extend(self.partition_params());
-        let rows = (&self.change.rows[..], &self.all);
-        Ok(execute(session, client, &statement, &params, flight, rows).await)
+        let mut params = self.journal_params(&seq, &advances);
+        params.extend(self.all.params());
+        params.extend(self.partition_params(&seq));
+        Ok(execute(session, client, &statement, &params, flight, &self.all, |_| {}).await)
     }
 
     /// All but the COMMIT. The outcomes are those of the change's rows.
@@ -181,9 +191,8 @@ impl<'a> Statements<'a> {
         let patience = session.patience;
         within(patience, client.batch_execute("BEGIN")).await?;
         let (seq, advances) = (flight.seq(), encode_advances(flight.advances()));
-        let mut params = self.all.params();
-        let journal: [&(dyn ToSql + Sync); 3] = [&seq, &self.flushed, &advances];
-        params.extend(journal);
+        let mut params = self.journal_params(&seq, &advances);
+        params.extend(self.all.params());
         let statement = within(patience, client.prepare_cached(&COMMIT_ROWS)).await?;
         let written = within(patience, client.query_one(&statement, &params)).await?;
         let written: Option<Vec<HashColumn>> = written.get(0);
@@ -193,11 +202,10 @@ impl<'a> Statements<'a> {
             None => vec![RowOutcome::Stored; self.change.rows.len()],
             Some(written) => {
                 let written = written.into_iter().chain(again).collect();
-                let columns = RowColumns::new(&self.change.rows)?;
-                outcomes(session, client, &self.change.rows, &columns, written).await?
+                outcomes(session, client, &RowColumns::new(placed(&self.change.rows))?, written).await?
             }
         };
-        within(patience, self.set_partition(client)).await?;
+        within(patience, self.set_partition(client, seq)).await?;
         Ok(rows)
     }
 
@@ -222,13 +230,18 @@ impl<'a> Statements<'a> {
         Ok(written.iter().map(|row| row.get(0)).collect())
     }
 
-    async fn set_partition(&self, client: &Client) -> Result<(), DriverError> {
+    async fn set_partition(&self, client: &Client, seq: i64) -> Result<(), DriverError> {
         let statement = client.prepare_cached(SET_PARTITION).await?;
-        client.execute(&statement, &self.partition_params()).await.map(drop)
+        client.execute(&statement, &self.partition_params(&seq)).await.map(drop)
+    }
+
+    /// Those of [`Part::journal`].
+    fn journal_params<'p>(&'p self, seq: &'p i64, advances: &'p Vec<u8>) -> Vec<&'p (dyn ToSql + Sync)> {
+        vec![seq, &self.places, &self.flushed, advances]
     }
 
     /// Those of [`SET_PARTITION`].
-    fn partition_params(&self) -> Vec<&(dyn ToSql + Sync)> {
+    fn partition_params<'p>(&'p self, seq: &'p i64) -> Vec<&'p (dyn ToSql + Sync)> {
         let mut params: Vec<&(dyn ToSql + Sync)> = vec![&self.partition];
         params.extend(self.promise[..3].iter().map(as_param));
         params.extend(self.floor.iter().map(as_param));
@@ -236,8 +249,13 @@ impl<'a> Statements<'a> {
         params.extend(self.flush.iter().map(as_param));
         params.push(&self.flush_clock);
         params.push(&self.copied);
+        params.push(seq);
         params
     }
+}
+
+fn placed(rows: &[Row]) -> impl Iterator<Item = (Place, &Row)> {
+    rows.iter().map(|row| (place_of(row), row))
 }
 
 fn as_param(number: &i64) -> &(dyn ToSql + Sync) {

@@ -12,7 +12,7 @@ use tokio_postgres::Row as Stored;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use super::super::codec::{decode_clock, encode_clock};
-use super::super::{CommitBatch, StoreError};
+use super::super::{CommitBatch, Place, StoreError};
 
 /// `entry.kind` of a tombstone; other numbers are [`DataType`] codes.
 pub(super) const TOMBSTONE: i16 = 0;
@@ -150,11 +150,21 @@ pub(super) struct RowColumns<'a> {
 }
 
 impl<'a> RowColumns<'a> {
-    pub(super) fn new(rows: impl IntoIterator<Item = &'a Row>) -> Result<Self, StoreError> {
+    pub(super) fn new(rows: impl IntoIterator<Item = (Place, &'a Row)>) -> Result<Self, StoreError> {
         let rows = rows.into_iter();
         let mut columns = Self::with_capacity(rows.size_hint().0);
-        rows.into_iter().try_for_each(|row| columns.push(row))?;
+        rows.into_iter().try_for_each(|(place, row)| columns.push(place, row))?;
         columns.weighed()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.partition.len()
+    }
+
+    /// The ballot of a row, as [`ballot_numbers`].
+    pub(super) fn ballot(&self, at: usize) -> [i64; 4] {
+        let Ballots { epoch, n, incarnation, seq } = &self.ballot;
+        [epoch[at], n[at], incarnation[at], seq[at]]
     }
 
     /// The rows of one partition, and a placeholder where none of them has an evicted hash: all of them in the order of
@@ -172,7 +182,7 @@ impl<'a> RowColumns<'a> {
                 columns.push_placeholder(partition, evicted)?;
             }
             evict.next_if_eq(&hash);
-            columns.push(row)?;
+            columns.push((partition, hash), row)?;
         }
         evict.try_for_each(|evicted| columns.push_placeholder(partition, evicted))?;
         columns.weighed()
@@ -192,7 +202,7 @@ impl<'a> RowColumns<'a> {
         }
     }
 
-    fn push(&mut self, row: &'a Row) -> Result<(), StoreError> {
+    fn push(&mut self, place: Place, row: &'a Row) -> Result<(), StoreError> {
         let (kind, value, expires_at) = match &row.content {
             Content::Tombstone => (TOMBSTONE, None, None),
             Content::Value { data_type, data, expires_at } => {
@@ -201,8 +211,8 @@ impl<'a> RowColumns<'a> {
         };
         self.bytes += row.weight();
         self.ballot.push(row.ballot)?;
-        self.partition.push(smallint(row.key.partition()));
-        self.hash.push(HashColumn(row.key.hash().0));
+        self.partition.push(smallint(place.0));
+        self.hash.push(HashColumn(place.1.0));
         self.key.push(row.key.as_bytes());
         self.clock.push(encode_clock(&row.clock));
         self.kind.push(kind);
@@ -247,11 +257,6 @@ impl<'a> RowColumns<'a> {
             &self.value,
             &self.expires_at,
         ]
-    }
-
-    /// (partition, hash) ascending, each once: the order in which concurrent commits lock rows without deadlock.
-    pub(super) fn is_sorted(&self) -> bool {
-        self.partition.iter().zip(&self.hash).is_sorted_by(|a, b| a < b)
     }
 }
 

@@ -24,8 +24,8 @@ pub(super) struct ControlStatements {
 fn with_journal_row(statement: &str, seq_param: usize) -> String {
     format!(
         "WITH journal AS ( \
-           INSERT INTO tercet.journal (seq, partitions, key_hashes, flushed, advances) \
-           VALUES (${seq_param}::bigint, '{{}}', '{{}}', '{{}}', '') \
+           INSERT INTO tercet.journal (seq, places, flushed, advances) \
+           VALUES (${seq_param}::bigint, '', '{{}}', '') \
          ) {statement}"
     )
 }

@@ -7,7 +7,7 @@ use tercet_common::{KeyHash, PartitionId};
 use tokio_postgres::Row as Stored;
 use tokio_postgres::types::ToSql;
 
-use super::super::{StoreError, Stretch};
+use super::super::{StoreError, Stretch, merge};
 use super::Session;
 use super::columns::{HashColumn, ballot_at, smallint};
 use super::read::{NOT_FLUSHED, query};
@@ -49,8 +49,9 @@ pub(super) async fn digest(
 ) -> Result<Stretch, StoreError> {
     let limit = limit.clamp(1, DIGEST_ROWS_MAX);
     // One more tells where the next stretch begins.
-    let (id, from, rows) = (smallint(partition), HashColumn(from.0), limit as i64 + 1);
-    let params: [&(dyn ToSql + Sync); 3] = [&id, &from, &rows];
+    let (id, first, rows) = (smallint(partition), HashColumn(from.0), limit as i64 + 1);
+    let params: [&(dyn ToSql + Sync); 3] = [&id, &first, &rows];
+    let _no_row_leaves = session.table.read().await;
     let found = query(session, &DIGEST, &params).await?;
     let mut stretch = Stretch::default();
     for (nth, stored) in found.iter().enumerate() {
@@ -59,6 +60,11 @@ pub(super) async fn digest(
         } else if stored.get(6) {
             stretch.entries.push(entry(stored)?);
         }
+    }
+    let memtable = session.memtable.lock();
+    if memtable.has_rows_of(partition) {
+        let flush = session.purge.lock().flush_of(partition);
+        stretch = merge::stretch(stretch, (partition, from), limit, &memtable, flush);
     }
     Ok(stretch)
 }
@@ -72,6 +78,7 @@ pub(super) async fn look(
     let mut hashes: Vec<_> = hashes.iter().map(|hash| HashColumn(hash.0)).collect();
     hashes.sort_unstable();
     hashes.dedup();
+    let _no_row_leaves = session.table.read().await;
     let mut found = Vec::new();
     for chunk in hashes.chunks(LOOK_HASHES_MAX) {
         for stored in query(session, &LOOK, &[&id, &chunk]).await? {
@@ -79,6 +86,12 @@ pub(super) async fn look(
         }
     }
     found.sort_unstable_by_key(|entry| entry.hash);
+    let memtable = session.memtable.lock();
+    if memtable.has_rows_of(partition) {
+        let flush = session.purge.lock().flush_of(partition);
+        let hashes = hashes.iter().map(|hash| KeyHash(hash.0));
+        found = merge::entries(found, hashes, partition, &memtable, flush);
+    }
     Ok(found)
 }
 

@@ -31,6 +31,10 @@ impl<'a> InFlight<'a> {
         self.seq
     }
 
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     pub(super) fn advances(&self) -> &[Advance] {
         &self.advances
     }

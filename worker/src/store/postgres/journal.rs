@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use tercet_common::sync::Changes;
-use tercet_common::{KeyHash, PartitionId};
 
 use super::super::StoreError;
+use super::super::codec::decode_places;
 use super::Session;
-use super::columns::{HashColumn, partition_id, signed, unsigned};
+use super::columns::{partition_id, signed, unsigned};
 use super::read::query;
 
 /// Journal rows of one statement. Each may name thousands of keys.
@@ -17,7 +17,7 @@ const ROWS_MAX: u64 = 8_192;
 
 /// `$1` the seq behind which to begin, `$2` the last one, `$3` rows. How far the journal reaches comes from the same
 /// snapshot as its rows; without any, there is one row of nulls.
-const CHANGES: &str = "SELECT i.pruned_seq, j.seq, j.partitions, j.key_hashes, j.flushed \
+const CHANGES: &str = "SELECT i.pruned_seq, j.seq, j.places, j.flushed \
      FROM tercet.identity AS i LEFT JOIN LATERAL (SELECT * FROM tercet.journal AS j \
        WHERE j.seq > $1::bigint AND j.seq <= $2::bigint ORDER BY j.seq LIMIT $3::bigint) AS j ON true \
      ORDER BY j.seq";
@@ -35,15 +35,13 @@ pub(super) async fn changes(session: &Session, since: u64, limit: usize) -> Resu
                 break 'reading;
             }
             let Some(seq) = stored.get::<_, Option<i64>>(1) else { break 'reading };
-            let (partitions, hashes): (Vec<i16>, Vec<HashColumn>) = (stored.get(2), stored.get(3));
-            if rows > 0 && (entries.len() + hashes.len() > limit || rows == ROWS_MAX) {
+            let places = decode_places(stored.get(2))?;
+            if rows > 0 && (entries.len() + places.len() > limit || rows == ROWS_MAX) {
                 changes.more = true;
                 break 'reading;
             }
-            for (partition, hash) in partitions.into_iter().zip(hashes) {
-                entries.insert((partition_id(partition)?, KeyHash(hash.0)));
-            }
-            for partition in stored.get::<_, Vec<i16>>(4) {
+            entries.extend(places);
+            for partition in stored.get::<_, Vec<i16>>(3) {
                 flushed.insert(partition_id(partition)?);
             }
             changes.upto = unsigned(seq)?;
@@ -57,7 +55,7 @@ pub(super) async fn changes(session: &Session, since: u64, limit: usize) -> Resu
         // Whatever was told so far is not all.
         return Ok(Changes { upto: since, pruned: true, ..Changes::default() });
     }
-    changes.entries = entries.into_iter().collect::<Vec<(PartitionId, KeyHash)>>();
+    changes.entries = entries.into_iter().collect();
     changes.flushed = flushed.into_iter().collect();
     Ok(changes)
 }

@@ -6,6 +6,7 @@ use super::super::StoreError;
 use super::Session;
 use super::columns::smallint;
 use super::connect::within;
+use super::redo;
 
 /// Rows of one transaction.
 const STEP_ROWS_MAX: usize = 500;
@@ -20,6 +21,7 @@ pub(super) async fn drop_leftovers(
     partitions: &[PartitionId],
     limit: usize,
 ) -> Result<u64, StoreError> {
+    redo::settle(session, partitions).await?;
     let mut partitions: Vec<i16> = partitions.iter().copied().map(smallint).collect();
     partitions.sort_unstable();
     partitions.dedup();

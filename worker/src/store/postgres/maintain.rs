@@ -1,5 +1,5 @@
 //! What runs beside the commits: checkpoints and the pruning of the journal behind them, when enough commits have
-//! passed; the deletion of flushed rows; and an estimate of the rows, now and then.
+//! passed; the deletion of flushed rows; the redo log's way into the table; and an estimate of the rows, now and then.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use super::super::ledger::Checkpoint;
 use super::Session;
 use super::columns::{Ballots, signed, smallint, unsigned};
 use super::connect::within;
-use super::purge;
+use super::{purge, redo};
 
 /// Commits between two checkpoints. A restart replays at most about this many journal rows.
 pub(super) const CHECKPOINT_EVERY: u64 = 2_048;
@@ -50,7 +50,12 @@ const ESTIMATE: &str = "SELECT greatest(c.reltuples::bigint, pg_stat_get_live_tu
 
 /// Until the session ends.
 pub(super) async fn run(session: Arc<Session>) {
-    tokio::join!(make_checkpoints(&session), purge::run(&session), estimate_rows(&session));
+    tokio::join!(
+        make_checkpoints(&session),
+        purge::run(&session),
+        redo::run(&session),
+        estimate_rows(&session)
+    );
 }
 
 async fn estimate_rows(session: &Session) {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use metrics::{Counter, Gauge, Histogram};
 use tercet_common::metrics::{
     COMMIT_ROWS, COMMIT_SECONDS, COMMITS, DISK_FREE_BYTES, JOURNAL_SEQ, POOL_CONNECTIONS, POOL_WAIT_SECONDS,
-    POSTGRES_CONNECTED, POSTGRES_READ_SECONDS, POSTGRES_RECONNECTS,
+    POSTGRES_CONNECTED, POSTGRES_READ_SECONDS, POSTGRES_RECONNECTS, REDO_APPLIED_ROWS, REDO_BYTES, REDO_ROWS,
 };
 
 use super::super::Disk;
@@ -23,6 +23,9 @@ pub(super) struct Metrics {
     pub(super) pool_in_use: Gauge,
     pub(super) pool_idle: Gauge,
     pub(super) journal_seq: Gauge,
+    pub(super) applied_rows: Counter,
+    pub(super) redo_rows: Gauge,
+    pub(super) redo_bytes: Gauge,
     /// Exported only where the disk is in sight: a zero would be an alarm.
     disk_free: OnceLock<Gauge>,
 }
@@ -42,6 +45,9 @@ impl Metrics {
             pool_in_use: POOL_CONNECTIONS.gauge(&["in_use"]),
             pool_idle: POOL_CONNECTIONS.gauge(&["idle"]),
             journal_seq: JOURNAL_SEQ.gauge(&[]),
+            applied_rows: REDO_APPLIED_ROWS.counter(&[]),
+            redo_rows: REDO_ROWS.gauge(&[]),
+            redo_bytes: REDO_BYTES.gauge(&[]),
             disk_free: OnceLock::new(),
         }
     }

@@ -30,6 +30,7 @@ mod metrics;
 mod open;
 mod purge;
 mod read;
+mod redo;
 #[cfg(test)]
 mod tests;
 
@@ -52,7 +53,9 @@ use self::error::connect_error;
 use self::metrics::Metrics;
 use self::open::Owner;
 use self::purge::Purge;
+use self::redo::Settle;
 use super::ledger::Ledger;
+use super::memtable::Memtable;
 use super::{
     CommitBatch, CommitOutcome, Conflict, Count, Loaded, Page, PartitionChange, RingRegister, ScanFrom,
     ScanOptions, Store, StoreError, Stretch, Usage,
@@ -109,6 +112,14 @@ struct Session {
     /// Held by a statement that deletes flushed rows, and by a change that may lower a flush. For no longer than one
     /// transaction.
     purge_turn: tokio::sync::Mutex<()>,
+    /// Rows that are in the redo log and not in the table yet.
+    memtable: Mutex<Memtable>,
+    /// Something is to be applied, or earlier than it was. Or settled: one entry for each change, count, and deletion of
+    /// leftovers, which are few at once.
+    apply_due: Notify,
+    settling: Mutex<Vec<Settle>>,
+    /// Held shared by who reads the table and then the memtable, alone by who takes rows out of the memtable.
+    table: tokio::sync::RwLock<()>,
     /// An estimate of the rows.
     rows: AtomicU64,
     lost: Lost,
@@ -169,8 +180,9 @@ impl PostgresStore {
         let session = Arc::new(Session {
             statements: within(patience, ControlStatements::prepare(&control)).await?,
             control,
-            // More than commits at once, so that neither waits for the other: for checkpoints, purges, and repairs.
-            writers: connections(Role::Writer, target.writers + 2 + REPAIRS_MAX)?,
+            // More than commits at once, so that neither waits for the other: for checkpoints, purges, the redo log, and
+            // repairs.
+            writers: connections(Role::Writer, target.writers + 3 + REPAIRS_MAX)?,
             readers: connections(Role::Reader, target.readers)?,
             ledger: Mutex::new(ledger),
             checkpoint_due: Notify::new(),
@@ -178,6 +190,10 @@ impl PostgresStore {
             repairs: Semaphore::new(REPAIRS_MAX),
             purge_due: Notify::new(),
             purge_turn: tokio::sync::Mutex::new(()),
+            memtable: Mutex::new(Memtable::new()),
+            apply_due: Notify::new(),
+            settling: Mutex::new(Vec::new()),
+            table: tokio::sync::RwLock::new(()),
             rows: AtomicU64::new(0),
             lost,
             patience,

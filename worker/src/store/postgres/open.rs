@@ -20,6 +20,7 @@ use super::super::{Identity, Loaded, PartitionRecord, RingRegister, StoreError};
 use super::columns::{ballot_at, promise_at, unsigned};
 use super::connect::{APPLICATION, Target, within};
 use super::error::statement_error;
+use super::redo;
 
 /// `pg_advisory_lock` key: "tercet" in ASCII.
 const LOCK_KEY: i64 = 0x7465_7263_6574;
@@ -177,7 +178,8 @@ pub(super) async fn start_generation(
     )))
 }
 
-/// Reads the partitions as of the last checkpoint and joins what the journal says happened since.
+/// Reads the partitions as of the last checkpoint and joins what the journal says happened since. Brings into the table
+/// what the redo log holds.
 pub(super) async fn load(client: &Client, patience: Duration) -> Result<(Loaded, Ledger), StoreError> {
     const IDENTITY: &str = "SELECT worker_uuid::text, boot_generation, checkpoint_seq, \
          coalesce((SELECT max(seq) FROM tercet.journal), 0), \
@@ -187,7 +189,7 @@ pub(super) async fn load(client: &Client, patience: Duration) -> Result<(Loaded,
          (promised).epoch, (promised).n, (promised).incarnation, \
          (floor).epoch, (floor).n, (floor).incarnation, (floor).seq, \
          (flush).epoch, (flush).n, (flush).incarnation, (flush).seq, \
-         (highest).epoch, (highest).n, (highest).incarnation, (highest).seq, flush_clock, copied \
+         (highest).epoch, (highest).n, (highest).incarnation, (highest).seq, flush_clock, copied, applied_seq \
          FROM tercet.partition ORDER BY id";
     const JOURNAL: &str = "SELECT seq, advances FROM tercet.journal WHERE seq > $1 ORDER BY seq";
 
@@ -203,6 +205,8 @@ pub(super) async fn load(client: &Client, patience: Duration) -> Result<(Loaded,
         )));
     }
     let mut partitions = rows.iter().map(partition).collect::<Result<Vec<_>, _>>()?;
+    let applied = rows.iter().map(|row| unsigned(row.get(19))).collect::<Result<Vec<_>, _>>()?;
+    redo::replay(client, &applied, patience).await?;
 
     let mut replayed = BTreeSet::new();
     let replay = async {

@@ -79,13 +79,22 @@ impl Purge {
                 self.due.insert(*partition);
             }
         }
-        for row in batch.rows.iter().filter(|row| row.ballot < self.highest) {
-            let partition = row.key.partition();
-            if row.ballot < self.flush[partition.index()] {
+        self.wrote(batch.rows.iter().map(|write| (write.place.0, write.row.ballot)))
+    }
+
+    /// As [`Self::committed`], of rows that went to the table.
+    pub(super) fn wrote(&mut self, rows: impl Iterator<Item = (PartitionId, Ballot)>) -> bool {
+        for (partition, ballot) in rows.filter(|(_, ballot)| *ballot < self.highest) {
+            if ballot < self.flush[partition.index()] {
                 self.due.insert(partition);
             }
         }
         !self.due.is_empty()
+    }
+
+    /// The durable flush of a partition.
+    pub(super) fn flush_of(&self, partition: PartitionId) -> Ballot {
+        self.flush[partition.index()]
     }
 
     /// As [`Self::committed`]; the flush may be lower than before.

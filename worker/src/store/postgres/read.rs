@@ -8,10 +8,11 @@ use tercet_common::{KeyHash, PartitionId, Row, UnixMillis};
 use tokio_postgres::Row as Stored;
 use tokio_postgres::types::ToSql;
 
-use super::super::{Count, Page, ScanFrom, ScanOptions, StoreError};
+use super::super::{Count, Page, ScanFrom, ScanOptions, StoreError, merge};
 use super::Session;
 use super::columns::{HashColumn, ROW_COLUMNS, partition_id, row_at, smallint, unsigned};
 use super::connect::within;
+use super::redo;
 
 /// Keys of one statement.
 const READ_KEYS_MAX: usize = 1_024;
@@ -97,21 +98,23 @@ pub(super) async fn read(
     keys: &[(PartitionId, KeyHash)],
 ) -> Result<Vec<Option<Row>>, StoreError> {
     let started = Instant::now();
-    let mut found = vec![None; keys.len()];
+    let mut found: Vec<Option<Row>> = {
+        let memtable = session.memtable.lock();
+        keys.iter().map(|key| memtable.get(key).cloned()).collect()
+    };
+    let missing: Vec<usize> = (0..keys.len()).filter(|at| found[*at].is_none()).collect();
     let mut large: Vec<(usize, usize)> = Vec::new();
-    let mut first = 0;
-    for (chunk, found) in keys.chunks(READ_KEYS_MAX).zip(found.chunks_mut(READ_KEYS_MAX)) {
-        let partitions: Vec<i16> = chunk.iter().map(|key| smallint(key.0)).collect();
-        let hashes: Vec<HashColumn> = chunk.iter().map(|key| HashColumn(key.1.0)).collect();
+    for chunk in missing.chunks(READ_KEYS_MAX) {
+        let partitions: Vec<i16> = chunk.iter().map(|at| smallint(keys[*at].0)).collect();
+        let hashes: Vec<HashColumn> = chunk.iter().map(|at| HashColumn(keys[*at].1.0)).collect();
         for stored in query(session, &READ, &[&partitions, &hashes, &AT_ONCE_BYTES_MAX]).await? {
-            let at = unsigned(stored.get(0))?.saturating_sub(1) as usize;
-            let Some(slot) = found.get_mut(at) else { continue };
+            let nth = unsigned(stored.get(0))?.saturating_sub(1) as usize;
+            let Some(at) = chunk.get(nth).copied() else { continue };
             match stored.get::<_, Option<i32>>(10) {
-                Some(bytes) if bytes > AT_ONCE_BYTES_MAX => large.push((first + at, bytes as usize)),
-                _ => *slot = Some(row_at(&stored, 2, stored.get(1))?),
+                Some(bytes) if bytes > AT_ONCE_BYTES_MAX => large.push((at, bytes as usize)),
+                _ => found[at] = Some(row_at(&stored, 2, stored.get(1))?),
             }
         }
-        first += chunk.len();
     }
     large.sort_unstable();
     let mut room = LARGE_BYTES_MAX;
@@ -154,6 +157,7 @@ pub(super) async fn scan(
     ];
     let sql: &str = if expired_by.is_some() { &SCAN_EXPIRED } else { &SCAN };
     let mut page = Page::default();
+    let _no_row_leaves = session.table.read().await;
     for stored in query(session, sql, &params).await? {
         if !stored.get::<_, bool>(0) {
             page.next = Some(place(&stored)?);
@@ -161,7 +165,12 @@ pub(super) async fn scan(
         }
         page.rows.push(row_at(&stored, 4, stored.get(3))?);
     }
-    Ok(page)
+    let memtable = session.memtable.lock();
+    if memtable.is_empty() {
+        return Ok(page);
+    }
+    let purge = session.purge.lock();
+    Ok(merge::page(page, from, options, &memtable, |partition| purge.flush_of(partition)))
 }
 
 fn place(stored: &Stored) -> Result<(PartitionId, KeyHash), StoreError> {
@@ -173,6 +182,7 @@ pub(super) async fn count(
     partitions: &[PartitionId],
     now: UnixMillis,
 ) -> Result<Count, StoreError> {
+    redo::settle(session, partitions).await?;
     let partitions: Vec<i16> = partitions.iter().copied().map(smallint).collect();
     let counted = query(session, &COUNT, &[&partitions, &now.0]).await?;
     let Some(row) = counted.first() else { return Ok(Count::default()) };

@@ -13,7 +13,8 @@ use tokio_postgres::Client;
 
 use super::super::suite::{self, Fixture, batch, promise, read_one, row};
 use super::super::{
-    CONFLICT_BYTES_MAX, CommitBatch, CommitOutcome, Conflict, PartitionChange, RowOutcome, Store, StoreError,
+    CONFLICT_BYTES_MAX, CommitBatch, CommitOutcome, Conflict, MemoryDisk, PartitionChange, RowOutcome,
+    ScanOptions, Store, StoreError, Write, place_of,
 };
 use super::columns::{HashColumn, RowColumns, smallint};
 use super::{PostgresStore, change, commit, digest, leftovers, maintain, read};
@@ -56,6 +57,13 @@ impl Fixture for OnPostgres {
 
 suite::tests!(OnPostgres::new());
 
+/// The same, where all rows go to the redo log that may.
+mod by_the_log {
+    use super::*;
+
+    suite::tests!(knowing; OnPostgres::new());
+}
+
 fn config(database: &str) -> Config {
     let mut config = Config::new(WorkerId::new("w1").unwrap(), database);
     config.statement_timeout = Duration::from_secs(20);
@@ -92,6 +100,22 @@ async fn put(store: &PostgresStore, row: Row) {
     let outcome = store.commit(batch([row])).await;
     let CommitOutcome::Committed { rows, .. } = outcome else { panic!("{outcome:?}") };
     assert_eq!(rows, [RowOutcome::Stored]);
+}
+
+/// Rows over what is known.
+fn known(rows: impl IntoIterator<Item = Row>) -> CommitBatch {
+    let mut batch = batch(rows);
+    batch.rows.iter_mut().for_each(|write| write.known = true);
+    batch
+}
+
+async fn log(store: &PostgresStore, rows: impl IntoIterator<Item = Row>) {
+    let outcome = store.commit(known(rows)).await;
+    assert!(matches!(outcome, CommitOutcome::Committed { .. }), "{outcome:?}");
+}
+
+async fn count(admin: &Client, table: &str) -> i64 {
+    admin.query_one(&format!("SELECT count(*) FROM tercet.{table}"), &[]).await.unwrap().get(0)
 }
 
 async fn refusal(store: &PostgresStore) -> String {
@@ -237,7 +261,7 @@ async fn a_schema_from_the_future_is_refused() {
                  VALUES (999, 'future', '2026-01-01T00:00:00Z', '1')";
     admin.batch_execute(newer).await.unwrap();
     let reason = refusal(&store).await;
-    assert_eq!(reason, "the database has schema version 999, this binary knows up to 4");
+    assert_eq!(reason, "the database has schema version 999, this binary knows up to 5");
 }
 
 #[tokio::test]
@@ -570,10 +594,10 @@ async fn a_row_that_was_written_counts_as_stored_whatever_came_after() {
     put(&store, row("{t}b", 9, "earlier")).await;
     let session = store.session().unwrap();
     let client = session.writers.get().await.unwrap();
-    let columns = RowColumns::new(&mine.rows).unwrap();
+    let columns = RowColumns::new(mine.rows.iter().map(|write| (write.place, &write.row))).unwrap();
     let written = [HashColumn(row("{t}a", 0, "").key.hash().0)].into_iter().collect();
-    let outcomes = commit::outcomes(&session, &client, &mine.rows, &columns, written).await.unwrap();
-    for (row, outcome) in mine.rows.iter().zip(outcomes) {
+    let outcomes = commit::outcomes(&session, &client, &columns, written).await.unwrap();
+    for (Write { row, .. }, outcome) in mine.rows.iter().zip(outcomes) {
         let was_written = row.key.as_bytes() == b"{t}a";
         assert_eq!(outcome == RowOutcome::Stored, was_written, "{row:?} {outcome:?}");
     }
@@ -752,7 +776,7 @@ async fn every_table_and_column_is_explained() {
     opened(&database).await;
     let sql = "SELECT c.relname || coalesce('.' || a.attname, '') \
          FROM pg_class AS c LEFT JOIN LATERAL (SELECT attname, attnum FROM pg_attribute \
-           WHERE attrelid = c.oid AND attnum > 0 UNION ALL SELECT NULL, 0) AS a ON true \
+           WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped UNION ALL SELECT NULL, 0) AS a ON true \
          WHERE c.relnamespace = 'tercet'::regnamespace AND c.relkind IN ('r', 'v') \
            AND c.relname <> 'schema_history' \
            AND col_description(c.oid, a.attnum) IS NULL AND (a.attnum > 0 OR obj_description(c.oid) IS NULL)";
@@ -774,4 +798,163 @@ async fn data_that_was_set_back_starts_in_no_generation_that_there_was() {
     let set_back = format!("UPDATE tercet.identity SET boot_generation = {backup}");
     admin.batch_execute(&set_back).await.unwrap();
     assert_ne!(generation().await, lost);
+}
+
+#[tokio::test]
+async fn rows_go_to_the_log_and_then_to_the_table_and_the_log_is_emptied() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    log(&store, [row("a", 1, "old"), row("b", 1, "v")]).await;
+    log(&store, [row("a", 2, "new")]).await;
+    assert_eq!(read_one(&store, "a").await, Some(row("a", 2, "new")));
+    while (count(&admin, "entry").await, count(&admin, "redo").await) != (2, 0) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(read_one(&store, "a").await, Some(row("a", 2, "new")), "from the table");
+}
+
+#[tokio::test]
+async fn what_only_the_log_holds_survives_a_crash() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    log(&store, [row("a", 1, "v"), row("b", 1, "v")]).await;
+    log(&store, [row("a", 2, "w")]).await;
+    assert_eq!(count(&admin, "entry").await, 0, "nothing was applied yet");
+    drop(store);
+    let store = opened(&database).await;
+    assert_eq!(count(&admin, "entry").await, 2, "before anything is answered");
+    assert_eq!(read_one(&store, "a").await, Some(row("a", 2, "w")));
+    assert_eq!(read_one(&store, "b").await, Some(row("b", 1, "v")));
+    // The log may hold them still, and older versions never replace newer ones.
+    put(&store, row("a", 3, "x")).await;
+    store.open().await.unwrap();
+    assert_eq!(read_one(&store, "a").await, Some(row("a", 3, "x")));
+}
+
+#[tokio::test]
+async fn what_was_evicted_does_not_come_back_from_the_log() {
+    let (database, admin) = database().await;
+    let store = opened(&database).await;
+    let elsewhere = row("elsewhere", 1, "v");
+    let partition = row("{t}", 0, "").key.partition();
+    assert_ne!(elsewhere.key.partition(), partition);
+    // The log keeps the commit for the sake of the other row.
+    log(&store, [row("{t}dead", 5, "v"), row("{t}lives", 5, "v"), elsewhere.clone()]).await;
+    let dead = row("{t}dead", 5, "");
+    let evict = vec![(dead.key.hash(), dead.ballot)];
+    let outcome = store.change(PartitionChange { evict, ..PartitionChange::none(partition) }).await;
+    assert!(matches!(outcome, CommitOutcome::Committed { .. }), "{outcome:?}");
+    assert_eq!((count(&admin, "redo").await, count(&admin, "entry").await), (1, 1));
+    log(&store, [row("{t}later", 6, "v")]).await;
+    store.open().await.unwrap();
+    assert_eq!(read_one(&store, "{t}dead").await, None);
+    assert_eq!(read_one(&store, "{t}lives").await, Some(row("{t}lives", 5, "v")));
+    assert_eq!(read_one(&store, "{t}later").await, Some(row("{t}later", 6, "v")));
+    assert_eq!(read_one(&store, "elsewhere").await, Some(elsewhere));
+}
+
+#[tokio::test]
+async fn a_row_that_goes_to_the_table_at_once_takes_the_place_of_the_one_in_the_log() {
+    let (database, _) = database().await;
+    let store = opened(&database).await;
+    log(&store, [row("a", 1, "small")]).await;
+    let large = row("a", 2, &"x".repeat(5_000));
+    log(&store, [large.clone()]).await;
+    assert_eq!(read_one(&store, "a").await, Some(large.clone()));
+    // What stands in the log stands in the way as what stands in the table does.
+    log(&store, [row("b", 5, "v")]).await;
+    let outcome = store.commit(batch([row("a", 1, "late"), row("b", 4, "late"), row("b2", 1, "v")])).await;
+    let CommitOutcome::Committed { rows, .. } = outcome else { panic!("{outcome:?}") };
+    let superseded = |seq| RowOutcome::Superseded { ballot: suite::ballot(seq) };
+    let mut expected = [("a", superseded(2)), ("b", superseded(5)), ("b2", RowOutcome::Stored)];
+    expected.sort_by_key(|(key, _)| place_of(&row(key, 0, "")));
+    assert_eq!(rows, expected.map(|(_, outcome)| outcome));
+    store.open().await.unwrap();
+    assert_eq!(read_one(&store, "a").await, Some(large));
+    assert_eq!(read_one(&store, "b").await, Some(row("b", 5, "v")));
+}
+
+/// Against the store in memory, which has no log: whatever is asked, at any time, and after any crash.
+#[tokio::test]
+async fn the_log_makes_no_difference_to_anybody() {
+    use rand::{RngExt, SeedableRng};
+    let (database, _) = database().await;
+    let (store, disk) = (opened(&database).await, MemoryDisk::new("model"));
+    let model = disk.store();
+    model.open().await.unwrap();
+    let mut rng = rand::rngs::StdRng::seed_from_u64(7);
+    let partition = row("{t}", 0, "").key.partition();
+    let everything = suite::everything();
+    for seq in 2..400 {
+        let key = |n: usize| if n.is_multiple_of(3) { format!("k{n}") } else { format!("{{t}}{n}") };
+        let picked = |rng: &mut rand::rngs::StdRng| key(rng.random_range(0..24));
+        match rng.random_range(0..20) {
+            0..12 => {
+                let keys: std::collections::BTreeSet<_> =
+                    (0..rng.random_range(1..6)).map(|_| picked(&mut rng)).collect();
+                let mut sent = Vec::new();
+                for name in keys {
+                    let late = rng.random_range(0..6) == 0;
+                    let mut new =
+                        row(&name, if late { seq - 1 - rng.random_range(0..seq - 1) } else { seq }, "v");
+                    match rng.random_range(0..6) {
+                        0 => new.content = Content::Tombstone,
+                        1 => new.content = Content::string("w", Some(UnixMillis(rng.random_range(0..9)))),
+                        2 => new.content = Content::string("x".repeat(3_000), None),
+                        _ => {}
+                    }
+                    let held = model.read(vec![place_of(&new)]).await.unwrap().remove(0);
+                    let known = held.is_none_or(|held| held.ballot < new.ballot) && rng.random();
+                    sent.push(Write { known, ..new.into() });
+                }
+                sent.sort_by_key(|write| write.place);
+                let batch = CommitBatch { rows: sent, ..CommitBatch::default() };
+                let outcome = store.commit(batch.clone()).await;
+                let CommitOutcome::Committed { rows, .. } = outcome else { panic!("{outcome:?}") };
+                let CommitOutcome::Committed { rows: expected, .. } = model.commit(batch).await else {
+                    panic!()
+                };
+                assert_eq!(rows, expected);
+            }
+            12 => {
+                let picked = row(&picked(&mut rng), 0, "");
+                let held = model.read(vec![place_of(&picked)]).await.unwrap().remove(0);
+                let evict = held.iter().filter(|held| held.key.partition() == partition);
+                let evict = evict.map(|held| (held.key.hash(), held.ballot)).collect();
+                let change = PartitionChange { evict, ..PartitionChange::none(partition) };
+                store.change(change.clone()).await;
+                model.change(change).await;
+            }
+            13 | 14 => drop(store.open().await.unwrap()),
+            15 => {
+                let limit = rng.random_range(1..9);
+                let options = ScanOptions { limit, with_tombstones: rng.random(), ..everything };
+                assert_eq!(suite::all_pages(&store, options).await, suite::all_pages(&model, options).await);
+            }
+            16 => {
+                let by = Some(UnixMillis(rng.random_range(0..9)));
+                let options = ScanOptions { expired_by: by, ..everything };
+                assert_eq!(suite::all_pages(&store, options).await, suite::all_pages(&model, options).await);
+            }
+            17 => {
+                let limit = rng.random_range(1..9);
+                assert_eq!(
+                    suite::all_entries(&store, partition, limit).await,
+                    suite::all_entries(&model, partition, limit).await
+                );
+            }
+            18 => {
+                let hashes: Vec<_> = (0..24).map(|n| row(&key(n), 0, "").key.hash()).collect();
+                let (found, expected) =
+                    join(store.look(partition, hashes.clone()), model.look(partition, hashes)).await;
+                assert_eq!(found, expected);
+            }
+            _ => {
+                let all: Vec<_> = tercet_common::PartitionId::all().collect();
+                let (counted, expected) =
+                    join(store.count(all.clone(), UnixMillis(5)), model.count(all, UnixMillis(5))).await;
+                assert_eq!(counted, expected);
+            }
+        }
+    }
 }

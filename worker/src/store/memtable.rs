@@ -1,0 +1,393 @@
+//! Rows that are committed to the redo log and not in the table yet.
+//!
+//! A commit of many small rows is cheap as one row of a log, and dear as many rows of a table with an index. So a write
+//! over a row that is known goes to the log, and stays here until the table has it. Most keys that are written often
+//! are written again before that, and only their last version has to go (as in the memtable of Bigtable, section 5.3,
+//! Chang et al. 2006, with a table that is updated in place).
+//!
+//! ```text
+//!   commit ──▶ redo log ──▶ memtable ──apply──▶ table ──▶ the log's old end is deleted
+//! ```
+//!
+//! Plain rules: the store tells what is committed and applied, and when, and asks what to do next.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use tercet_common::{Ballot, KeyHash, PARTITIONS, PartitionId, Row};
+
+use super::Place;
+
+/// Weight of the rows here. At it, rows go to the table at once; at half of it, applying begins.
+pub(super) const MEMTABLE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The length of the log at which applying begins, for the sake of the next start. At twice as much, rows go to the table
+/// at once.
+pub(super) const REDO_BYTES_TARGET: usize = 128 * 1024 * 1024;
+/// How long a row may be missing in the table, as long as it can be helped.
+const AGE_MAX: Duration = Duration::from_secs(30);
+/// So long after the last commit, all is applied.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Memtable {
+    partitions: Vec<Partition>,
+    /// What each commit brought, by its seq. Rows that have been written over since are still listed.
+    log: BTreeMap<u64, Logged>,
+    /// Of the commits in `log`.
+    log_bytes: usize,
+    /// Weight of all rows.
+    bytes: usize,
+    rows: usize,
+    last_insert: Option<Instant>,
+    /// The seq of the oldest commit of which rows are being applied.
+    applying: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    rows: HashMap<KeyHash, Held>,
+    /// Of them, those that expire.
+    expiring: usize,
+}
+
+#[derive(Debug)]
+struct Held {
+    row: Row,
+    /// Of the commit that brought it.
+    seq: u64,
+}
+
+#[derive(Debug)]
+struct Logged {
+    places: Vec<Place>,
+    bytes: usize,
+    at: Instant,
+}
+
+/// Rows to bring into the table, in the order of their places.
+pub(super) type Batch = Vec<(Place, Row)>;
+
+impl Memtable {
+    pub(super) fn new() -> Self {
+        Self {
+            partitions: (0..PARTITIONS).map(|_| Partition::default()).collect(),
+            log: BTreeMap::new(),
+            log_bytes: 0,
+            bytes: 0,
+            rows: 0,
+            last_insert: None,
+            applying: None,
+        }
+    }
+
+    /// Whether another commit may go to the log.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes < MEMTABLE_BYTES_MAX && self.log_bytes < 2 * REDO_BYTES_TARGET
+    }
+
+    /// Takes what a commit brought, in `bytes` of the log. An older version never replaces a newer one. `true`: applying is
+    /// due earlier than it was, or for the first time.
+    pub(super) fn insert(
+        &mut self,
+        seq: u64,
+        rows: impl IntoIterator<Item = (Place, Row)>,
+        bytes: usize,
+        now: Instant,
+    ) -> bool {
+        let (empty, pressed) = (self.log.is_empty(), self.is_pressed());
+        let mut places = Vec::new();
+        for (place, row) in rows {
+            let partition = &mut self.partitions[place.0.index()];
+            if partition.rows.get(&place.1).is_some_and(|held| held.row.ballot >= row.ballot) {
+                continue;
+            }
+            partition.expiring += usize::from(row.content.expires_at().is_some());
+            self.bytes += row.weight();
+            self.rows += 1;
+            if let Some(old) = partition.rows.insert(place.1, Held { row, seq }) {
+                self.gone(place.0, &old.row);
+            }
+            places.push(place);
+        }
+        self.last_insert = Some(now);
+        self.log_bytes += bytes;
+        self.log.insert(seq, Logged { places, bytes, at: now });
+        empty || !pressed && self.is_pressed()
+    }
+
+    /// Whether there is so much that applying must not wait.
+    fn is_pressed(&self) -> bool {
+        self.bytes >= MEMTABLE_BYTES_MAX / 2 || self.log_bytes >= REDO_BYTES_TARGET
+    }
+
+    /// Counts a row off that was taken out.
+    fn gone(&mut self, partition: PartitionId, row: &Row) {
+        self.partitions[partition.index()].expiring -= usize::from(row.content.expires_at().is_some());
+        self.bytes -= row.weight();
+        self.rows -= 1;
+    }
+
+    pub(super) fn get(&self, (partition, hash): &Place) -> Option<&Row> {
+        self.partitions[partition.index()].rows.get(hash).map(|held| &held.row)
+    }
+
+    /// Rows.
+    pub(super) fn len(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    pub(super) fn log_bytes(&self) -> usize {
+        self.log_bytes
+    }
+
+    pub(super) fn has_rows_of(&self, partition: PartitionId) -> bool {
+        !self.partitions[partition.index()].rows.is_empty()
+    }
+
+    /// Those of a partition at or behind a hash, in no order.
+    pub(super) fn rows_from(
+        &self,
+        partition: PartitionId,
+        from: KeyHash,
+    ) -> impl Iterator<Item = (KeyHash, &Row)> {
+        let rows = self.partitions[partition.index()].rows.iter();
+        rows.filter(move |(hash, _)| **hash >= from).map(|(hash, held)| (*hash, &held.row))
+    }
+
+    /// Those of a partition that expire.
+    pub(super) fn has_expiring(&self, partition: PartitionId) -> bool {
+        self.partitions[partition.index()].expiring > 0
+    }
+
+    /// The table has this version of a key, or a higher one.
+    pub(super) fn in_table(&mut self, (partition, hash): Place, ballot: Ballot) {
+        let rows = &mut self.partitions[partition.index()].rows;
+        if rows.get(&hash).is_some_and(|held| held.row.ballot <= ballot)
+            && let Some(held) = rows.remove(&hash)
+        {
+            self.gone(partition, &held.row);
+        }
+    }
+
+    /// When applying is due next, if nothing comes in between; `None`: there is nothing to apply.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        let oldest = self.log.first_key_value()?.1.at;
+        if self.is_pressed() {
+            return Some(oldest);
+        }
+        let quiet = self.last_insert.unwrap_or(oldest) + QUIET;
+        Some(quiet.min(oldest + AGE_MAX))
+    }
+
+    /// The rows of the oldest commits that nothing has replaced since: at least `rows_max` (the last commit is taken whole)
+    /// or all. Say [`Self::applied`] or [`Self::not_applied`] before the next batch.
+    pub(super) fn oldest(&mut self, rows_max: usize) -> Batch {
+        let mut rows = Vec::new();
+        while rows.len() < rows_max {
+            let Some((seq, logged)) = self.log.pop_first() else { break };
+            self.log_bytes -= logged.bytes;
+            let before = rows.len();
+            for place in logged.places {
+                let held = self.partitions[place.0.index()].rows.get(&place.1);
+                rows.extend(held.filter(|held| held.seq == seq).map(|held| (place, held.row.clone())));
+            }
+            if rows.len() > before {
+                self.applying.get_or_insert(seq);
+            }
+        }
+        sorted(rows)
+    }
+
+    /// All rows of these partitions. As [`Self::oldest`].
+    pub(super) fn all_of(&self, partitions: &[PartitionId]) -> Batch {
+        let of = |id: &PartitionId| {
+            let id = *id;
+            self.partitions[id.index()].rows.iter().map(move |(hash, held)| ((id, *hash), held.row.clone()))
+        };
+        sorted(partitions.iter().flat_map(of).collect())
+    }
+
+    /// The batch is in the table, durably. What was written over meanwhile stays.
+    pub(super) fn applied(&mut self, batch: &[(Place, Row)]) {
+        for (place, row) in batch {
+            self.in_table(*place, row.ballot);
+        }
+        self.applying = None;
+        self.forget_empty();
+    }
+
+    /// It is not, and has to be tried again.
+    pub(super) fn not_applied(&mut self, batch: &[(Place, Row)], now: Instant) {
+        for (place, row) in batch {
+            let held = self.partitions[place.0.index()].rows.get(&place.1);
+            if let Some(held) = held.filter(|held| held.row.ballot == row.ballot) {
+                let none = || Logged { places: Vec::new(), bytes: 0, at: now };
+                self.log.entry(held.seq).or_insert_with(none).places.push(*place);
+            }
+        }
+        self.applying = None;
+    }
+
+    /// Forgets the oldest commits of which nothing is left here.
+    fn forget_empty(&mut self) {
+        while let Some(mut oldest) = self.log.first_entry() {
+            let (seq, logged) = (*oldest.key(), oldest.get_mut());
+            let lives = |(partition, hash): &Place| {
+                let held = self.partitions[partition.index()].rows.get(hash);
+                held.is_some_and(|held| held.seq == seq)
+            };
+            // From the end, so that what was looked at in vain is not looked at again.
+            while logged.places.last().is_some_and(|place| !lives(place)) {
+                logged.places.pop();
+            }
+            if !logged.places.is_empty() {
+                return;
+            }
+            self.log_bytes -= mem::take(&mut logged.bytes);
+            oldest.remove();
+        }
+    }
+
+    /// Of the oldest commit whose rows are not all in the table; `None`: there is no such commit.
+    pub(super) fn oldest_seq(&self) -> Option<u64> {
+        let logged = self.log.first_key_value().map(|(seq, _)| *seq);
+        self.applying.into_iter().chain(logged).min()
+    }
+}
+
+fn sorted(mut rows: Batch) -> Batch {
+    rows.sort_unstable_by_key(|(place, _)| *place);
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use tercet_common::UnixMillis;
+
+    use super::super::{place_of, suite};
+    use super::*;
+
+    fn row(key: &str, seq: u64) -> (Place, Row) {
+        let row = suite::row(key, seq, "v");
+        (place_of(&row), row)
+    }
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn keys(batch: &Batch) -> Vec<(String, u64)> {
+        let mut keys: Vec<_> = batch
+            .iter()
+            .map(|(_, row)| (String::from_utf8_lossy(row.key.as_bytes()).into_owned(), row.ballot.seq))
+            .collect();
+        keys.sort();
+        keys
+    }
+
+    fn named(names: &[(&str, u64)]) -> Vec<(String, u64)> {
+        names.iter().map(|(name, seq)| ((*name).to_owned(), *seq)).collect()
+    }
+
+    fn get(table: &Memtable, key: &str) -> Option<u64> {
+        table.get(&row(key, 0).0).map(|row| row.ballot.seq)
+    }
+
+    #[test]
+    fn only_the_last_version_of_a_key_is_applied() {
+        let (mut table, now) = (Memtable::new(), Instant::now());
+        table.insert(1, [row("a", 1), row("b", 2)], 10, now);
+        table.insert(2, [row("a", 3)], 10, now);
+        let batch = table.oldest(1);
+        assert_eq!(keys(&batch), named(&[("b", 2)]), "a is in the later commit");
+        table.applied(&batch);
+        assert_eq!((get(&table, "a"), get(&table, "b"), table.len()), (Some(3), None, 1));
+        assert_eq!(keys(&table.oldest(9)), named(&[("a", 3)]));
+    }
+
+    #[test]
+    fn what_is_written_over_while_it_is_applied_stays() {
+        let (mut table, now) = (Memtable::new(), Instant::now());
+        table.insert(1, [row("a", 1)], 10, now);
+        let batch = table.oldest(9);
+        table.insert(2, [row("a", 2)], 10, now);
+        table.applied(&batch);
+        assert_eq!((get(&table, "a"), table.oldest_seq()), (Some(2), Some(2)));
+    }
+
+    #[test]
+    fn an_older_version_never_replaces_a_newer_one() {
+        let (mut table, now) = (Memtable::new(), Instant::now());
+        table.insert(2, [row("a", 5)], 10, now);
+        table.insert(1, [row("a", 4)], 10, now);
+        assert_eq!((get(&table, "a"), table.len()), (Some(5), 1));
+    }
+
+    #[test]
+    fn the_log_is_needed_until_all_of_a_commit_is_in_the_table() {
+        let (mut table, now) = (Memtable::new(), Instant::now());
+        table.insert(7, [row("a", 1), row("b", 1)], 10, now);
+        table.insert(8, [row("c", 1)], 10, now);
+        let batch = table.oldest(1);
+        assert_eq!(table.oldest_seq(), Some(7), "it may fail yet");
+        table.not_applied(&batch, now);
+        assert_eq!(table.oldest_seq(), Some(7));
+        let batch = table.oldest(1);
+        assert_eq!(keys(&batch), named(&[("a", 1), ("b", 1)]), "tried again");
+        table.applied(&batch);
+        assert_eq!(table.oldest_seq(), Some(8));
+        let batch = table.all_of(&[row("c", 1).0.0]);
+        table.applied(&batch);
+        assert_eq!((table.oldest_seq(), table.len(), table.log_bytes()), (None, 0, 0));
+    }
+
+    #[test]
+    fn a_row_that_went_to_the_table_by_itself_leaves() {
+        let (mut table, now) = (Memtable::new(), Instant::now());
+        table.insert(1, [row("a", 3)], 10, now);
+        let place = row("a", 0).0;
+        table.in_table(place, row("a", 2).1.ballot);
+        assert_eq!(get(&table, "a"), Some(3), "the table has an older one");
+        table.in_table(place, row("a", 4).1.ballot);
+        assert_eq!((get(&table, "a"), table.has_rows_of(place.0)), (None, false));
+        assert_eq!(table.oldest(9), Batch::default());
+    }
+
+    #[test]
+    fn applying_is_due_when_it_is_quiet_or_old_or_much() {
+        let (mut table, now) = (Memtable::new(), Instant::now());
+        assert_eq!(table.due_at(), None);
+        table.insert(1, [row("a", 1)], 10, now);
+        assert_eq!(table.due_at(), Some(now + QUIET));
+        for second in 1..60 {
+            table.insert(1 + second, [row("b", second)], 10, now + seconds(second));
+        }
+        assert_eq!(table.due_at(), Some(now + AGE_MAX), "never quiet");
+        table.insert(99, [row("c", 1)], REDO_BYTES_TARGET, now + seconds(60));
+        assert_eq!(table.due_at(), Some(now), "at once");
+        assert!(table.has_room());
+        table.insert(100, [row("d", 1)], REDO_BYTES_TARGET, now + seconds(60));
+        assert!(!table.has_room());
+    }
+
+    #[test]
+    fn what_expires_is_counted() {
+        let (mut table, now) = (Memtable::new(), Instant::now());
+        let mut expiring = row("a", 1);
+        expiring.1.content = tercet_common::Content::string("v", Some(UnixMillis(5)));
+        let id = expiring.0.0;
+        table.insert(1, [expiring], 10, now);
+        assert!(table.has_expiring(id));
+        table.insert(2, [row("a", 2)], 10, now);
+        assert!(!table.has_expiring(id));
+        assert_eq!(table.rows_from(id, KeyHash([0; 16])).count(), 1);
+        assert_eq!(table.rows_from(id, KeyHash([0xff; 16])).count(), 0);
+    }
+}
