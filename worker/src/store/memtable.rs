@@ -11,7 +11,7 @@
 //!
 //! Plain rules: the store tells what is committed and applied, and when, and asks what to do next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -42,8 +42,20 @@ pub(super) struct Memtable {
     bytes: usize,
     rows: usize,
     last_insert: Option<Instant>,
-    /// The seq of the oldest commit of which rows are being applied.
-    applying: Option<u64>,
+    /// Rows that newer ones in the table have outdated, ever.
+    outdated: u64,
+    /// What is being applied.
+    out: Out,
+}
+
+/// A batch between its making and its end.
+#[derive(Debug, Default)]
+struct Out {
+    /// The seq of the oldest commit that it was taken from, and the length of all of them.
+    oldest: Option<u64>,
+    bytes: usize,
+    /// Of its rows. One that has left the memtable meanwhile may still be written.
+    partitions: BTreeSet<PartitionId>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +70,13 @@ struct Held {
     row: Row,
     /// Of the commit that brought it.
     seq: u64,
+    /// The table has a newer version, which went there at once: the how manieth of these it was.
+    outdated: Option<u64>,
 }
+
+/// A time in the life of a memtable: how many rows had become outdated.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Since(u64);
 
 #[derive(Debug)]
 struct Logged {
@@ -70,6 +88,12 @@ struct Logged {
 /// Rows to bring into the table, in the order of their places.
 pub(super) type Batch = Vec<(Place, Row)>;
 
+impl Held {
+    fn counts(&self, since: Since) -> bool {
+        self.outdated.is_none_or(|nth| nth > since.0)
+    }
+}
+
 impl Memtable {
     pub(super) fn new() -> Self {
         Self {
@@ -79,7 +103,8 @@ impl Memtable {
             bytes: 0,
             rows: 0,
             last_insert: None,
-            applying: None,
+            outdated: 0,
+            out: Out::default(),
         }
     }
 
@@ -107,7 +132,7 @@ impl Memtable {
             partition.expiring += usize::from(row.content.expires_at().is_some());
             self.bytes += row.weight();
             self.rows += 1;
-            if let Some(old) = partition.rows.insert(place.1, Held { row, seq }) {
+            if let Some(old) = partition.rows.insert(place.1, Held { row, seq, outdated: None }) {
                 self.gone(place.0, &old.row);
             }
             places.push(place);
@@ -130,8 +155,23 @@ impl Memtable {
         self.rows -= 1;
     }
 
-    pub(super) fn get(&self, (partition, hash): &Place) -> Option<&Row> {
-        self.partitions[partition.index()].rows.get(hash).map(|held| &held.row)
+    /// The newest version of a key, unless the table has it.
+    pub(super) fn get(&self, place: &Place) -> Option<&Row> {
+        self.held(place).filter(|held| held.outdated.is_none()).map(|held| &held.row)
+    }
+
+    /// Now, for who is about to read the table.
+    pub(super) fn now(&self) -> Since {
+        Since(self.outdated)
+    }
+
+    /// The newest version of a key for one who has read the table since: it may not have seen what came there meanwhile.
+    pub(super) fn newest(&self, place: &Place, since: Since) -> Option<&Row> {
+        self.held(place).filter(|held| held.counts(since)).map(|held| &held.row)
+    }
+
+    fn held(&self, (partition, hash): &Place) -> Option<&Held> {
+        self.partitions[partition.index()].rows.get(hash)
     }
 
     /// Rows.
@@ -151,14 +191,25 @@ impl Memtable {
         !self.partitions[partition.index()].rows.is_empty()
     }
 
-    /// Those of a partition at or behind a hash, in no order.
-    pub(super) fn rows_from(
+    /// Rows of a partition.
+    pub(super) fn len_of(&self, partition: PartitionId) -> usize {
+        self.partitions[partition.index()].rows.len()
+    }
+
+    /// Whether the table has all there is of a partition, and nothing is being written to it.
+    pub(super) fn is_settled(&self, partition: PartitionId) -> bool {
+        !self.has_rows_of(partition) && !self.out.partitions.contains(&partition)
+    }
+
+    /// As [`Self::newest`], those of a partition at or behind a hash, in no order.
+    pub(super) fn newest_from(
         &self,
-        partition: PartitionId,
-        from: KeyHash,
+        (partition, from): Place,
+        since: Since,
     ) -> impl Iterator<Item = (KeyHash, &Row)> {
         let rows = self.partitions[partition.index()].rows.iter();
-        rows.filter(move |(hash, _)| **hash >= from).map(|(hash, held)| (*hash, &held.row))
+        let rows = rows.filter(move |(hash, held)| **hash >= from && held.counts(since));
+        rows.map(|(hash, held)| (*hash, &held.row))
     }
 
     /// Those of a partition that expire.
@@ -166,8 +217,17 @@ impl Memtable {
         self.partitions[partition.index()].expiring > 0
     }
 
+    /// A newer version of a key went to the table. Who read the table before that still finds the older one here.
+    pub(super) fn outdate(&mut self, (partition, hash): Place, ballot: Ballot) {
+        let held = self.partitions[partition.index()].rows.get_mut(&hash);
+        if let Some(held) = held.filter(|held| held.row.ballot < ballot) {
+            self.outdated += 1;
+            held.outdated = Some(self.outdated);
+        }
+    }
+
     /// The table has this version of a key, or a higher one.
-    pub(super) fn in_table(&mut self, (partition, hash): Place, ballot: Ballot) {
+    fn in_table(&mut self, (partition, hash): Place, ballot: Ballot) {
         let rows = &mut self.partitions[partition.index()].rows;
         if rows.get(&hash).is_some_and(|held| held.row.ballot <= ballot)
             && let Some(held) = rows.remove(&hash)
@@ -193,25 +253,35 @@ impl Memtable {
         while rows.len() < rows_max {
             let Some((seq, logged)) = self.log.pop_first() else { break };
             self.log_bytes -= logged.bytes;
+            self.out.bytes += logged.bytes;
             let before = rows.len();
             for place in logged.places {
                 let held = self.partitions[place.0.index()].rows.get(&place.1);
                 rows.extend(held.filter(|held| held.seq == seq).map(|held| (place, held.row.clone())));
             }
             if rows.len() > before {
-                self.applying.get_or_insert(seq);
+                self.out.oldest.get_or_insert(seq);
             }
         }
-        sorted(rows)
+        self.begin(rows)
     }
 
     /// All rows of these partitions. As [`Self::oldest`].
-    pub(super) fn all_of(&self, partitions: &[PartitionId]) -> Batch {
+    pub(super) fn all_of(&mut self, partitions: &[PartitionId]) -> Batch {
         let of = |id: &PartitionId| {
             let id = *id;
             self.partitions[id.index()].rows.iter().map(move |(hash, held)| ((id, *hash), held.row.clone()))
         };
-        sorted(partitions.iter().flat_map(of).collect())
+        let rows = partitions.iter().flat_map(of).collect();
+        self.begin(rows)
+    }
+
+    fn begin(&mut self, mut rows: Batch) -> Batch {
+        rows.sort_unstable_by_key(|(place, _)| *place);
+        // What was tried before is listed twice.
+        rows.dedup_by_key(|(place, _)| *place);
+        self.out.partitions.extend(rows.iter().map(|(place, _)| place.0));
+        rows
     }
 
     /// The batch is in the table, durably. What was written over meanwhile stays.
@@ -219,7 +289,7 @@ impl Memtable {
         for (place, row) in batch {
             self.in_table(*place, row.ballot);
         }
-        self.applying = None;
+        self.out = Out::default();
         self.forget_empty();
     }
 
@@ -232,7 +302,11 @@ impl Memtable {
                 self.log.entry(held.seq).or_insert_with(none).places.push(*place);
             }
         }
-        self.applying = None;
+        let bytes = mem::take(&mut self.out).bytes;
+        if let Some(mut oldest) = self.log.first_entry() {
+            oldest.get_mut().bytes += bytes;
+            self.log_bytes += bytes;
+        }
     }
 
     /// Forgets the oldest commits of which nothing is left here.
@@ -258,13 +332,8 @@ impl Memtable {
     /// Of the oldest commit whose rows are not all in the table; `None`: there is no such commit.
     pub(super) fn oldest_seq(&self) -> Option<u64> {
         let logged = self.log.first_key_value().map(|(seq, _)| *seq);
-        self.applying.into_iter().chain(logged).min()
+        self.out.oldest.into_iter().chain(logged).min()
     }
-}
-
-fn sorted(mut rows: Batch) -> Batch {
-    rows.sort_unstable_by_key(|(place, _)| *place);
-    rows
 }
 
 #[cfg(test)]
@@ -349,15 +418,48 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_went_to_the_table_by_itself_leaves() {
+    fn a_row_that_went_to_the_table_at_once_outdates_the_one_here() {
         let (mut table, now) = (Memtable::new(), Instant::now());
         table.insert(1, [row("a", 3)], 10, now);
         let place = row("a", 0).0;
-        table.in_table(place, row("a", 2).1.ballot);
+        table.outdate(place, row("a", 2).1.ballot);
         assert_eq!(get(&table, "a"), Some(3), "the table has an older one");
-        table.in_table(place, row("a", 4).1.ballot);
-        assert_eq!((get(&table, "a"), table.has_rows_of(place.0)), (None, false));
-        assert_eq!(table.oldest(9), Batch::default());
+        let before = table.now();
+        table.outdate(place, row("a", 4).1.ballot);
+        assert_eq!(get(&table, "a"), None);
+        assert!(table.newest(&place, before).is_some(), "who read the table before may have seen nothing");
+        assert!(table.newest(&place, table.now()).is_none());
+        let batch = table.oldest(9);
+        table.applied(&batch);
+        assert!(table.is_empty() && table.is_settled(place.0));
+    }
+
+    #[test]
+    fn a_partition_is_not_settled_while_a_row_of_it_may_still_be_written() {
+        let (mut table, now) = (Memtable::new(), Instant::now());
+        table.insert(1, [row("a", 3)], 10, now);
+        let partition = row("a", 0).0.0;
+        let batch = table.oldest(9);
+        // As if something else had brought it there meanwhile.
+        table.in_table(row("a", 3).0, row("a", 3).1.ballot);
+        assert!(!table.has_rows_of(partition) && !table.is_settled(partition));
+        table.applied(&batch);
+        assert!(table.is_settled(partition));
+    }
+
+    #[test]
+    fn what_cannot_be_applied_keeps_the_log_as_long_as_it_is() {
+        let (mut table, now) = (Memtable::new(), Instant::now());
+        table.insert(1, [row("a", 1)], 10, now);
+        table.insert(2, [row("a", 2)], 10, now);
+        for _ in 0..3 {
+            let batch = table.oldest(9);
+            table.not_applied(&batch, now);
+            assert_eq!(table.log_bytes(), 20);
+            let batch = table.all_of(&[row("a", 0).0.0]);
+            table.not_applied(&batch, now);
+        }
+        assert_eq!(keys(&table.oldest(9)), named(&[("a", 2)]), "once");
     }
 
     #[test]
@@ -387,7 +489,7 @@ mod tests {
         assert!(table.has_expiring(id));
         table.insert(2, [row("a", 2)], 10, now);
         assert!(!table.has_expiring(id));
-        assert_eq!(table.rows_from(id, KeyHash([0; 16])).count(), 1);
-        assert_eq!(table.rows_from(id, KeyHash([0xff; 16])).count(), 0);
+        assert_eq!(table.newest_from((id, KeyHash([0; 16])), table.now()).count(), 1);
+        assert_eq!(table.newest_from((id, KeyHash([0xff; 16])), table.now()).count(), 0);
     }
 }

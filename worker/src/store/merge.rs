@@ -1,9 +1,9 @@
-//! What was read from the table, with the rows that are not there yet.
+//! What was read from the table, with the rows that are not there yet. `since` is the time before that was read.
 
 use tercet_common::sync::DigestEntry;
 use tercet_common::{Ballot, Content, KeyHash, PartitionId, Row};
 
-use super::memtable::Memtable;
+use super::memtable::{Memtable, Since};
 use super::{Page, Place, ScanFrom, ScanOptions, Stretch, place_of};
 
 /// A page that the table gave, with the rows that belong between `from` and its end. It may become shorter.
@@ -11,11 +11,13 @@ pub(super) fn page(
     table: Page,
     from: ScanFrom,
     options: ScanOptions,
-    memtable: &Memtable,
+    (memtable, since): (&Memtable, Since),
     flush: impl Fn(PartitionId) -> Ballot,
 ) -> Page {
     let Page { rows, next } = table;
-    let newer = |place: &Place, row: &Row| memtable.get(place).is_some_and(|held| held.ballot >= row.ballot);
+    let newer = |place: &Place, row: &Row| {
+        memtable.newest(place, since).is_some_and(|held| held.ballot >= row.ballot)
+    };
     let rows = rows.into_iter().map(|row| (place_of(&row), row));
     let mut rows = rows.filter(|(place, row)| !newer(place, row)).peekable();
     let wanted = |partition: PartitionId, row: &Row| {
@@ -33,7 +35,7 @@ pub(super) fn page(
         let mut merged: Vec<(Place, usize, Row)> = Vec::new();
         if options.expired_by.is_none() || memtable.has_expiring(partition) {
             let low = if partition == from.partition { from.hash } else { KeyHash([0; 16]) };
-            for (hash, row) in memtable.rows_from(partition, low) {
+            for (hash, row) in memtable.newest_from((partition, low), since) {
                 let place = (partition, hash);
                 if next.is_none_or(|next| place < next) && wanted(partition, row) {
                     merged.push((place, row.weight(), shown(row, options.with_data)));
@@ -77,13 +79,13 @@ pub(super) fn stretch(
     table: Stretch,
     (partition, from): Place,
     limit: usize,
-    memtable: &Memtable,
+    (memtable, since): (&Memtable, Since),
     flush: Ballot,
 ) -> Stretch {
     let Stretch { entries, mut next } = table;
-    let here = memtable.rows_from(partition, from);
+    let here = memtable.newest_from((partition, from), since);
     let here = here.map(|(hash, _)| hash).filter(|hash| next.is_none_or(|next| *hash < next));
-    let mut entries = self::entries(entries, here, partition, memtable, flush);
+    let mut entries = self::entries(entries, here, partition, (memtable, since), flush);
     if let Some(left_out) = entries.get(limit) {
         next = Some(left_out.hash);
         entries.truncate(limit);
@@ -96,11 +98,13 @@ pub(super) fn entries(
     mut table: Vec<DigestEntry>,
     hashes: impl Iterator<Item = KeyHash>,
     partition: PartitionId,
-    memtable: &Memtable,
+    (memtable, since): (&Memtable, Since),
     flush: Ballot,
 ) -> Vec<DigestEntry> {
     for hash in hashes {
-        let Some(row) = memtable.get(&(partition, hash)).filter(|row| row.ballot >= flush) else { continue };
+        let Some(row) = memtable.newest(&(partition, hash), since).filter(|row| row.ballot >= flush) else {
+            continue;
+        };
         let tombstone = row.content == Content::Tombstone;
         table.push(DigestEntry { hash, ballot: row.ballot, tombstone });
     }
@@ -146,7 +150,8 @@ mod tests {
         let table = rows(&[("a", 1), ("b", 9), ("c", 3), ("d", 4)]);
         let held = memtable(rows(&[("a", 5), ("b", 2), ("e", 5), ("f", 6)]));
         let all = rows(&[("a", 5), ("b", 9), ("c", 3), ("d", 4), ("e", 5), ("f", 6)]);
-        let merged = |page: Page, options| super::page(page, START, options, &held, |_| Ballot::ZERO);
+        let merged =
+            |page: Page, options| super::page(page, START, options, (&held, held.now()), |_| Ballot::ZERO);
         let whole = Page { rows: table.clone(), next: None };
         assert_eq!(merged(whole.clone(), EVERYTHING), Page { rows: all.clone(), next: None });
         let short = merged(whole, ScanOptions { limit: 2, ..EVERYTHING });
@@ -168,7 +173,7 @@ mod tests {
         let table = Page { rows: rows(&[("a", 1)]), next: None };
         let live = ScanOptions { with_tombstones: false, ..EVERYTHING };
         let flush = suite::ballot(3);
-        assert_eq!(super::page(table, START, live, &held, |_| flush), Page::default());
+        assert_eq!(super::page(table, START, live, (&held, held.now()), |_| flush), Page::default());
     }
 
     #[test]
@@ -182,7 +187,7 @@ mod tests {
         let table = table.iter().map(|(_, row)| entry(row)).collect::<Vec<_>>();
         let from = (partition, KeyHash([0; 16]));
         let whole = Stretch { entries: table, next: None };
-        let first = stretch(whole, from, 7, &held, Ballot::ZERO);
+        let first = stretch(whole, from, 7, (&held, held.now()), Ballot::ZERO);
         let expected = all[..7].iter().map(entry).collect();
         assert_eq!(first, Stretch { entries: expected, next: Some(all[7].key.hash()) });
     }

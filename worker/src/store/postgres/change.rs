@@ -59,6 +59,12 @@ const SET_PARTITION: &str = "UPDATE tercet.partition SET \
      WHERE id = $1::smallint";
 
 pub(super) async fn change(session: &Session, change: &PartitionChange) -> CommitOutcome {
+    // What is in the table from here on is all there is of the partition: its writes are not known, and so do not go to
+    // the redo log. What is in the log already counts no more.
+    if let Err(error) = redo::settle(session, &[change.partition]).await {
+        session.metrics.aborted.increment(1);
+        return CommitOutcome::Aborted(error);
+    }
     let _repair = session.repairs.acquire().await;
     // While rows below an old flush are deleted, the flush must not be lowered: rows that the change lets in would go
     // too. Before a connection is taken, because who deletes waits for one.
@@ -66,13 +72,7 @@ pub(super) async fn change(session: &Session, change: &PartitionChange) -> Commi
         Some(_) => Some(session.purge_turn.lock().await),
         None => None,
     };
-    // What is in the table from here on is all there is of the partition: its writes are not known, and so do not go to
-    // the redo log. What is in the log already counts no more.
-    let outcome = match redo::settle(session, &[change.partition]).await {
-        Ok(()) => run(session, change).await,
-        Err(error) => Err(error),
-    };
-    let outcome = outcome.unwrap_or_else(CommitOutcome::Aborted);
+    let outcome = run(session, change).await.unwrap_or_else(CommitOutcome::Aborted);
     match &outcome {
         CommitOutcome::Committed { .. } => {
             session.metrics.committed.increment(1);

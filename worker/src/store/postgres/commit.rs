@@ -171,7 +171,7 @@ struct Routes<'a> {
     table: Vec<&'a Write>,
     /// To the redo log.
     redo: Vec<&'a Write>,
-    /// Of those to the table, those that take the place of a row which is not there yet.
+    /// Of those to the table, those that outdate a row which is not there yet.
     replaced: Vec<(Place, Ballot)>,
 }
 
@@ -245,6 +245,10 @@ async fn run(session: &Session, batch: &CommitBatch) -> Result<CommitOutcome, St
         params.extend(raised.params());
     }
     let landed = |seq| {
+        if !routes.replaced.is_empty() {
+            let mut memtable = session.memtable.lock();
+            routes.replaced.iter().for_each(|(place, ballot)| memtable.outdate(*place, *ballot));
+        }
         if !routes.redo.is_empty() {
             let rows = routes.redo.iter().map(|write| (write.place, write.row.clone()));
             if session.memtable.lock().insert(seq, rows, redo.len(), std::time::Instant::now()) {
@@ -254,12 +258,6 @@ async fn run(session: &Session, batch: &CommitBatch) -> Result<CommitOutcome, St
     };
     let outcome = execute(session, client, &statement, &params, flight, &rows, landed).await;
     let CommitOutcome::Committed { journal_seq, rows } = outcome else { return Ok(outcome) };
-    if !routes.replaced.is_empty() {
-        // Nobody may be between the table and the rows that are not there yet.
-        let _alone = session.table.write().await;
-        let mut memtable = session.memtable.lock();
-        routes.replaced.iter().for_each(|(place, ballot)| memtable.in_table(*place, *ballot));
-    }
     Ok(CommitOutcome::Committed { journal_seq, rows: routes.outcomes(rows) })
 }
 

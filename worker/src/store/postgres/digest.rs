@@ -52,6 +52,7 @@ pub(super) async fn digest(
     let (id, first, rows) = (smallint(partition), HashColumn(from.0), limit as i64 + 1);
     let params: [&(dyn ToSql + Sync); 3] = [&id, &first, &rows];
     let _no_row_leaves = session.table.read().await;
+    let since = session.memtable.lock().now();
     let found = query(session, &DIGEST, &params).await?;
     let mut stretch = Stretch::default();
     for (nth, stored) in found.iter().enumerate() {
@@ -64,7 +65,7 @@ pub(super) async fn digest(
     let memtable = session.memtable.lock();
     if memtable.has_rows_of(partition) {
         let flush = session.purge.lock().flush_of(partition);
-        stretch = merge::stretch(stretch, (partition, from), limit, &memtable, flush);
+        stretch = merge::stretch(stretch, (partition, from), limit, (&memtable, since), flush);
     }
     Ok(stretch)
 }
@@ -79,6 +80,7 @@ pub(super) async fn look(
     hashes.sort_unstable();
     hashes.dedup();
     let _no_row_leaves = session.table.read().await;
+    let since = session.memtable.lock().now();
     let mut found = Vec::new();
     for chunk in hashes.chunks(LOOK_HASHES_MAX) {
         for stored in query(session, &LOOK, &[&id, &chunk]).await? {
@@ -90,7 +92,7 @@ pub(super) async fn look(
     if memtable.has_rows_of(partition) {
         let flush = session.purge.lock().flush_of(partition);
         let hashes = hashes.iter().map(|hash| KeyHash(hash.0));
-        found = merge::entries(found, hashes, partition, &memtable, flush);
+        found = merge::entries(found, hashes, partition, (&memtable, since), flush);
     }
     Ok(found)
 }

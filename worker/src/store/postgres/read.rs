@@ -158,6 +158,7 @@ pub(super) async fn scan(
     let sql: &str = if expired_by.is_some() { &SCAN_EXPIRED } else { &SCAN };
     let mut page = Page::default();
     let _no_row_leaves = session.table.read().await;
+    let since = session.memtable.lock().now();
     for stored in query(session, sql, &params).await? {
         if !stored.get::<_, bool>(0) {
             page.next = Some(place(&stored)?);
@@ -170,7 +171,7 @@ pub(super) async fn scan(
         return Ok(page);
     }
     let purge = session.purge.lock();
-    Ok(merge::page(page, from, options, &memtable, |partition| purge.flush_of(partition)))
+    Ok(merge::page(page, from, options, (&memtable, since), |partition| purge.flush_of(partition)))
 }
 
 fn place(stored: &Stored) -> Result<(PartitionId, KeyHash), StoreError> {

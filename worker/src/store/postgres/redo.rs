@@ -15,7 +15,6 @@
 //! the log has nothing more to say about it; no row of the partition goes to the log meanwhile
 //! ([`super::super::Write::known`]).
 
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -27,7 +26,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::super::codec::decode_rows;
-use super::super::memtable::{Batch, Memtable};
+use super::super::memtable::Memtable;
 use super::super::{Place, StoreError, place_of};
 use super::Session;
 use super::columns::{RowColumns, signed, unsigned};
@@ -57,11 +56,12 @@ pub(super) struct Settle {
     settled: oneshot::Sender<Result<(), StoreError>>,
 }
 
-/// Returns once the table has all that is committed of these partitions. Cancel-safe: it is done all the same.
+/// Returns once the table has all that is committed of these partitions, and nothing older is on its way there.
+/// Cancel-safe.
 pub(super) async fn settle(session: &Session, partitions: &[PartitionId]) -> Result<(), StoreError> {
     let unsettled: Vec<_> = {
         let memtable = session.memtable.lock();
-        partitions.iter().copied().filter(|id| memtable.has_rows_of(*id)).collect()
+        partitions.iter().copied().filter(|id| !memtable.is_settled(*id)).collect()
     };
     if unsettled.is_empty() {
         return Ok(());
@@ -100,18 +100,8 @@ pub(super) async fn run(session: &Session) {
 
 /// Does what is due, or waits until something may be.
 async fn step(session: &Session, trimmed: &mut u64) -> Result<(), StoreError> {
-    let asked = std::mem::take(&mut *session.settling.lock());
-    if !asked.is_empty() {
-        let partitions: BTreeSet<_> =
-            asked.iter().flat_map(|settle| settle.partitions.iter().copied()).collect();
-        let partitions: Vec<_> = partitions.into_iter().collect();
-        let batch = session.memtable.lock().all_of(&partitions);
-        let outcome = apply_in_parts(session, &batch).await;
-        for Settle { settled, .. } in asked {
-            // Who asked may have gone.
-            let _ = settled.send(outcome.clone());
-        }
-        return outcome;
+    if settle_some(session).await? {
+        return Ok(());
     }
     let due = session.memtable.lock().due_at();
     if due.is_none_or(|due| due > Instant::now()) {
@@ -129,48 +119,76 @@ async fn step(session: &Session, trimmed: &mut u64) -> Result<(), StoreError> {
         return Ok(());
     }
     let batch = session.memtable.lock().oldest(APPLY_ROWS);
-    let outcome = apply(session, &batch).await;
-    if outcome.is_err() {
-        session.memtable.lock().not_applied(&batch, Instant::now());
-        return outcome;
-    }
+    apply(session, &batch).await?;
     trim(session, trimmed).await
 }
 
-async fn apply_in_parts(session: &Session, batch: &Batch) -> Result<(), StoreError> {
-    for part in batch.chunks(APPLY_ROWS) {
-        apply(session, part).await?;
+/// Settles a few partitions for the one who wants fewest, so that nobody waits for a count of everything. `false`: nobody
+/// wants any.
+async fn settle_some(session: &Session) -> Result<bool, StoreError> {
+    let next = {
+        let mut settling = session.settling.lock();
+        // Who asked may have gone.
+        settling.retain(|settle| !settle.settled.is_closed());
+        let fewest = (0..settling.len()).min_by_key(|at| settling[*at].partitions.len());
+        fewest.map(|at| settling.swap_remove(at))
+    };
+    let Some(Settle { mut partitions, settled }) = next else { return Ok(false) };
+    let batch = {
+        let mut memtable = session.memtable.lock();
+        let (mut some, mut rows) = (Vec::new(), 0);
+        while rows < APPLY_ROWS
+            && let Some(partition) = partitions.pop()
+        {
+            rows += memtable.len_of(partition);
+            some.push(partition);
+        }
+        memtable.all_of(&some)
+    };
+    let outcome = apply(session, &batch).await;
+    if outcome.is_ok() && !partitions.is_empty() {
+        session.settling.lock().push(Settle { partitions, settled });
+    } else {
+        let _ = settled.send(outcome.clone());
     }
-    Ok(())
+    outcome.map(|()| true)
 }
 
 /// Brings rows into the table and takes them out of the memtable. An error means that nothing has happened, or that the
 /// store is lost: a statement that may still be running must not land behind a change.
 async fn apply(session: &Session, batch: &[(Place, Row)]) -> Result<(), StoreError> {
-    if !batch.is_empty() {
-        let rows = RowColumns::new(batch.iter().map(|(place, row)| (*place, row)))?;
-        let (client, statement) = prepared(session, &APPLY).await?;
-        let params = rows.params();
-        let applied = client.execute(&statement, &params);
-        let error = match tokio::time::timeout(session.patience, applied).await {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) if is_clean_abort(&error) => return Err(statement_error(&error)),
-            Ok(Err(error)) => Some(statement_error(&error)),
-            Err(_) => Some(StoreError::Timeout(format!("no answer within {:?}", session.patience))),
-        };
-        if let Some(error) = error {
-            session.lost.lose(&error.to_string());
-            drop(Object::take(client));
-            return Err(error);
-        }
-        session.metrics.applied_rows.increment(batch.len() as u64);
-        if session.purge.lock().wrote(batch.iter().map(|(place, row)| (place.0, row.ballot))) {
-            session.purge_due.notify_one();
-        }
+    if let Err(error) = write(session, batch).await {
+        session.memtable.lock().not_applied(batch, Instant::now());
+        return Err(error);
     }
     let _alone = session.table.write().await;
     session.memtable.lock().applied(batch);
     Ok(())
+}
+
+async fn write(session: &Session, batch: &[(Place, Row)]) -> Result<(), StoreError> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let rows = RowColumns::new(batch.iter().map(|(place, row)| (*place, row)))?;
+    let (client, statement) = prepared(session, &APPLY).await?;
+    let params = rows.params();
+    let written = client.execute(&statement, &params);
+    let error = match tokio::time::timeout(session.patience, written).await {
+        Ok(Ok(_)) => {
+            session.metrics.applied_rows.increment(batch.len() as u64);
+            if session.purge.lock().wrote(batch.iter().map(|(place, row)| (place.0, row.ballot))) {
+                session.purge_due.notify_one();
+            }
+            return Ok(());
+        }
+        Ok(Err(error)) if is_clean_abort(&error) => return Err(statement_error(&error)),
+        Ok(Err(error)) => statement_error(&error),
+        Err(_) => StoreError::Timeout(format!("no answer within {:?}", session.patience)),
+    };
+    session.lost.lose(&error.to_string());
+    drop(Object::take(client));
+    Err(error)
 }
 
 /// Deletes what the log has of commits all of whose rows are in the table.
