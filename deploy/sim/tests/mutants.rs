@@ -41,6 +41,7 @@ const DIRECTED: &[Mutant] = &[
     Mutant::StaleRowsKept,
     Mutant::CopyAfterFinish,
     Mutant::UnknownAsRefused,
+    Mutant::KnownWhileChanging,
     Mutant::CacheFilledLate,
     Mutant::EpochWithoutFence,
     Mutant::VoteOutOfTurn,

@@ -30,6 +30,9 @@ const AGE_MAX: Duration = Duration::from_secs(30);
 /// So long after the last commit, all is applied.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// Rows that one batch is chosen from. Commits wait meanwhile.
+const LOOKED_AT_MAX: usize = 16 * 1_024;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Memtable {
@@ -246,12 +249,13 @@ impl Memtable {
         Some(quiet.min(oldest + AGE_MAX))
     }
 
-    /// The rows of the oldest commits that nothing has replaced since: at least `rows_max` (the last commit is taken whole)
-    /// or all. Say [`Self::applied`] or [`Self::not_applied`] before the next batch.
+    /// The rows of the oldest commits that nothing has replaced since: about `rows_max` (the last commit is taken whole), or
+    /// fewer, even none, where most were replaced. Say [`Self::applied`] or [`Self::not_applied`] before the next batch.
     pub(super) fn oldest(&mut self, rows_max: usize) -> Batch {
-        let mut rows = Vec::new();
-        while rows.len() < rows_max {
+        let (mut rows, mut looked_at) = (Vec::new(), 0);
+        while rows.len() < rows_max && looked_at < LOOKED_AT_MAX {
             let Some((seq, logged)) = self.log.pop_first() else { break };
+            looked_at += logged.places.len();
             self.log_bytes -= logged.bytes;
             self.out.bytes += logged.bytes;
             let before = rows.len();
