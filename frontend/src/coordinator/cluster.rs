@@ -6,6 +6,7 @@
 //!
 //! A new configuration reaches the cores through [`Cluster::apply`]; who decides on one is in `healing`.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -74,6 +75,15 @@ impl Formed {
         self.roster.with_links(|peers| {
             ring.workers.iter().map(|ix| peers[usize::from(*ix)].link.is_available()).collect()
         })
+    }
+
+    /// Of which partitions workers have not answered all writes, or missed some.
+    pub(super) fn behind(&self) -> HashSet<(PartitionId, WorkerIx)> {
+        let unanswered = |shard: &Shard| shard.core.lock().being_written().collect::<Vec<_>>();
+        // In this order: what is given up goes from the one to the other.
+        let mut behind: HashSet<_> = self.shards.iter().flat_map(unanswered).collect();
+        behind.extend(self.repairs.missed());
+        behind
     }
 
     /// Partitions owned now.

@@ -143,6 +143,18 @@ impl RepairQueue {
         self.0.read().get(worker).map_or(0, |queue| queue.backlog.lock().len())
     }
 
+    /// Of which partitions workers missed something.
+    pub fn missed(&self) -> Vec<(PartitionId, WorkerIx)> {
+        let queues = self.0.read();
+        let of = |(worker, queue): (usize, &Queue)| {
+            let backlog = queue.backlog.lock();
+            let partitions: HashSet<_> =
+                backlog.keys.iter().map(Key::partition).chain(backlog.flushes.keys().copied()).collect();
+            partitions.into_iter().map(move |id| (id, worker as WorkerIx))
+        };
+        queues.iter().enumerate().flat_map(of).collect()
+    }
+
     /// The next round for one worker: all flushes, and some keys.
     fn take(&self, worker: usize) -> (BTreeMap<PartitionId, (Ballot, VectorClock)>, Vec<Key>) {
         let queues = self.0.read();
@@ -202,6 +214,18 @@ mod tests {
         assert_eq!(queue.depth(0), 2);
         assert_eq!(queue.take(0).1.len(), 2);
         assert_eq!((queue.depth(0), queue.0.read()[0].backlog.lock().key_bytes), (0, 0));
+    }
+
+    #[test]
+    fn it_is_known_of_which_partitions_something_waits() {
+        let queue = queue();
+        let (worker, key) = missed("a");
+        let of_key = Key::new("a").unwrap().partition();
+        let flushed = PartitionId::all().find(|id| *id != of_key).unwrap();
+        let ballot = Ballot { seq: 1, ..Ballot::ZERO };
+        let flush = Missed::Flush { partition: flushed, ballot, clock: VectorClock::new() };
+        queue.add(vec![(worker, key), (worker, flush)]);
+        assert_eq!(HashSet::from_iter(queue.missed()), HashSet::from([(of_key, worker), (flushed, worker)]));
     }
 
     #[test]

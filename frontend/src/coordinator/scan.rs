@@ -4,7 +4,7 @@
 //! out of reach, at least one page has it. For each key the highest ballot wins, tombstones included, so a stale copy does
 //! not show a deleted key. Weak all the same: pages are read one after the other, and while clients write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tercet_proto::v1;
 
 use super::api::{KeyCount, OpError, ScanFilter, ScanPage, ScanPosition, WorkerReadError};
 use super::cluster::{Cluster, Formed};
+use super::core::WorkerIx;
 use super::roster::RingState;
 use crate::replica::link::Link;
 
@@ -156,16 +157,19 @@ fn position(wire: v1::ScanPosition) -> Result<ScanPosition, String> {
     Ok(ScanPosition { partition, hash })
 }
 
-/// Each partition is counted by its first replica in reach that answers. A worker that hangs is first given up soon, for
+/// Each partition is counted by its first replica in reach that answers, one that has all writes if there is: what
+/// a client wrote before is counted, as long as nobody fails or writes meanwhile. A worker that hangs is first given up soon, for
 /// the next replica; only when a partition has no other left is everybody given the time that a large table may need.
 pub(super) async fn count(cluster: &Cluster) -> Result<KeyCount, OpError> {
-    let view = View::of(cluster.formed().ok_or(OpError::Loading)?);
+    let formed = cluster.formed().ok_or(OpError::Loading)?;
+    let view = View::of(formed);
+    let behind = formed.behind();
     let now_ms = UnixMillis::now().0;
     let mut total = KeyCount::default();
     let mut left: Vec<PartitionId> = PartitionId::all().collect();
     for patience in [cluster.config.replica_timeout * 2, PAGE_TIMEOUT] {
         let mut up = view.up();
-        while let Some(shares) = share_out(&view, &left, &up) {
+        while let Some(shares) = share_out(&view.ring, &left, &up, &behind) {
             let counts = shares.into_iter().map(async |(ix, share)| {
                 (ix, count_at(&view.links[ix], &share, now_ms, patience).await, share)
             });
@@ -187,17 +191,20 @@ pub(super) async fn count(cluster: &Cluster) -> Result<KeyCount, OpError> {
     Err(OpError::ReadUnavailable)
 }
 
-/// Who counts which partitions; `None` when one of them has no replica that is up.
+/// Who counts which partitions; `None` when one of them has no replica that is up. `behind`: who has not answered all
+/// writes, or missed some.
 fn share_out(
-    view: &View,
+    ring: &RingState,
     partitions: &[PartitionId],
     up: &[bool],
+    behind: &HashSet<(PartitionId, WorkerIx)>,
 ) -> Option<BTreeMap<usize, Vec<PartitionId>>> {
     let mut shares: BTreeMap<usize, Vec<PartitionId>> = BTreeMap::new();
     for id in partitions {
-        let replicas = &view.ring.config.assignment(*id).replicas;
-        let counter = replicas.iter().map(|ix| usize::from(*ix)).find(|ix| up[*ix])?;
-        shares.entry(counter).or_default().push(*id);
+        let replicas = ring.config.assignment(*id).replicas.iter().map(|ix| usize::from(*ix));
+        let mut counters = replicas.filter(|ix| up[*ix]);
+        let current = counters.clone().find(|ix| !behind.contains(&(*id, ring.workers[*ix])));
+        shares.entry(current.or_else(|| counters.next())?).or_default().push(*id);
     }
     Some(shares)
 }
@@ -240,9 +247,30 @@ pub(super) async fn worker_page(
 
 #[cfg(test)]
 mod tests {
-    use tercet_common::{Ballot, Key, VectorClock};
+    use tercet_common::{Ballot, Epoch, Key, Member, REPLICAS, RingConfig, VectorClock, WorkerId};
 
     use super::*;
+
+    #[test]
+    fn who_has_answered_all_writes_counts() {
+        let member = |n| Member::named(WorkerId::new(&format!("w{n}")).unwrap(), 1, "");
+        let config = RingConfig::new("c", Epoch(1), REPLICAS, (0..4).map(member).collect()).unwrap();
+        let ring = RingState { config: Arc::new(config), workers: vec![10, 11, 12, 13] };
+        let id = PartitionId::all().next().unwrap();
+        let replicas = ring.config.assignment(id).replicas.clone();
+        let counter = |up: [bool; 4], behind: &[usize]| {
+            let behind = behind.iter().map(|nth| (id, ring.workers[usize::from(replicas[*nth])])).collect();
+            share_out(&ring, &[id], &up, &behind).map(|shares| *shares.first_key_value().unwrap().0)
+        };
+        let nth = |n: usize| Some(usize::from(replicas[n]));
+        assert_eq!(counter([true; 4], &[]), nth(0));
+        assert_eq!(counter([true; 4], &[0]), nth(1));
+        assert_eq!(counter([true; 4], &[0, 1, 2]), nth(0), "weak, but counted");
+        let mut up = [true; 4];
+        up[usize::from(replicas[1])] = false;
+        assert_eq!(counter(up, &[0]), nth(2));
+        assert_eq!(counter([false; 4], &[]), None);
+    }
 
     const KEYS: ScanFilter = ScanFilter { limit: 10, with_data: true, expired_by: None };
 

@@ -438,6 +438,16 @@ impl Core {
         (self.slots.len(), self.reads.len(), self.calls.len())
     }
 
+    /// Of which partitions there are writes that a replica has not answered.
+    pub fn being_written(&self) -> impl Iterator<Item = (PartitionId, WorkerIx)> {
+        let partition = |call: &Call| match (&call.put, call.target) {
+            (Some((key, _)), _) => Some(key.partition()),
+            (None, Target::Flush(id, _)) => Some(id),
+            _ => None,
+        };
+        self.calls.iter().filter_map(move |(_, call)| Some((partition(call)?, call.worker)))
+    }
+
     /// A worker that answers others has this call in its line, behind large rows for example. To give it up and ask again
     /// would make the line longer, until no answer comes in time and a healthy worker's circuit breaker opens.
     fn call_timer(&mut self, id: Id) {

@@ -26,6 +26,26 @@ fn a_blind_set_is_acknowledged_by_two_and_reaches_the_third() {
     assert_eq!(text(&found.take().unwrap().unwrap().unwrap().row), "v");
 }
 
+/// A count asks a replica that has all acknowledged writes, if it can.
+#[test]
+fn it_is_known_who_has_not_answered_a_write() {
+    let mut world = World::new(1);
+    let answer = world.set(0, "k", "v");
+    let mut held = Vec::new();
+    world.run(|packet| {
+        to(2)(packet) && {
+            held.push(packet.clone());
+            true
+        }
+    });
+    assert!(answer.take().unwrap().is_ok());
+    let behind: Vec<_> = world.cores[0].being_written().collect();
+    assert_eq!(behind, [(key("k").partition(), 2)]);
+    world.wire.extend(held);
+    world.run_all();
+    assert_eq!(world.cores[0].being_written().count(), 0);
+}
+
 #[test]
 fn a_dead_replica_costs_no_error() {
     let mut world = World::new(1);
