@@ -117,11 +117,6 @@ impl Ledger {
         self.in_flight.first().map_or(self.last_seq, |oldest| oldest - 1)
     }
 
-    /// The oldest seq that is still under way, or else the next one.
-    pub(super) fn oldest_open_seq(&self) -> u64 {
-        self.settled_seq() + 1
-    }
-
     /// How many settled commits the last checkpoint does not cover.
     pub(super) fn since_checkpoint(&self) -> u64 {
         self.settled_seq().saturating_sub(self.checkpoint_seq)

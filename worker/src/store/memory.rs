@@ -16,15 +16,13 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tercet_common::mutants::{self, Mutant};
 use tercet_common::sync::{Changes, DigestEntry, Memory};
-use tercet_common::{
-    Ballot, Content, Epoch, KeyHash, PARTITIONS, PartitionId, Promise, Row, Term, UnixMillis,
-};
+use tercet_common::{Ballot, Epoch, KeyHash, PARTITIONS, PartitionId, Promise, Row, Term, UnixMillis};
 use tokio::sync::{Notify, oneshot};
 
 use self::durable::{Durable, Work};
 use super::{
-    CommitBatch, CommitOutcome, Conflict, Count, Identity, Loaded, Page, PartitionChange, PartitionRecord,
-    RingRegister, ScanFrom, ScanOptions, Store, StoreError, Stretch, Usage,
+    CommitBatch, CommitOutcome, Conflict, Count, Filling, Identity, Loaded, Page, PartitionChange,
+    PartitionRecord, RingRegister, ScanFrom, ScanOptions, Store, StoreError, Stretch, Usage,
 };
 
 /// What happens to one commit instead of its usual end.
@@ -444,31 +442,18 @@ impl Store for MemoryStore {
     fn scan(&self, from: ScanFrom, options: ScanOptions) -> BoxFuture<'_, Result<Page, StoreError>> {
         Box::pin(async move {
             self.with(|data| {
-                let mut page = Page::default();
-                let mut bytes = 0;
+                let mut page = Filling::new(options);
                 let start = Bound::Included((from.partition, from.hash));
                 for (place, row) in data.durable.rows.range((start, Bound::Unbounded)) {
                     if place.0 > options.last_partition {
                         break;
                     }
-                    let tombstone = matches!(row.content, Content::Tombstone);
-                    let expired = row.content.expires_at();
-                    if tombstone && !options.with_tombstones
-                        || data.durable.flushed(row)
-                        || options.expired_by.is_some_and(|by| expired.is_none_or(|at| at > by))
-                    {
-                        continue;
-                    }
-                    bytes += row.weight();
-                    if page.rows.len() >= options.limit.max(1)
-                        || bytes > options.bytes_max && !page.rows.is_empty()
-                    {
-                        page.next = Some(*place);
+                    let wanted = options.wants(row) && !data.durable.flushed(row);
+                    if wanted && !page.push(*place, row.weight(), options.shown(row)) {
                         break;
                     }
-                    page.rows.push(if options.with_data { row.clone() } else { without_data(row) });
                 }
-                Ok(page)
+                Ok(page.page)
             })
         })
     }
@@ -611,14 +596,6 @@ impl Store for MemoryStore {
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async { self.leave() })
     }
-}
-
-fn without_data(row: &Row) -> Row {
-    let mut row = row.clone();
-    if let Content::Value { data, .. } = &mut row.content {
-        data.clear();
-    }
-    row
 }
 
 #[cfg(test)]

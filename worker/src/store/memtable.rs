@@ -16,15 +16,16 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use tercet_common::{Ballot, KeyHash, PARTITIONS, PartitionId, Row};
 
 use super::Place;
 
 /// Weight of the rows here. At it, rows go to the table at once; at half of it, applying begins.
-pub(super) const MEMTABLE_BYTES_MAX: usize = 64 * 1024 * 1024;
+const MEMTABLE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The length of the log at which applying begins, for the sake of the next start. At twice as much, rows go to the table
 /// at once.
-pub(super) const REDO_BYTES_TARGET: usize = 128 * 1024 * 1024;
+const REDO_BYTES_TARGET: usize = 128 * 1024 * 1024;
 /// How long a row may be missing in the table, as long as it can be helped.
 const AGE_MAX: Duration = Duration::from_secs(30);
 /// So long after the last commit, all is applied.
@@ -81,6 +82,13 @@ struct Held {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Since(u64);
 
+/// A memtable for one who has read the table since: it may not have seen what came there meanwhile.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    memtable: &'a Memtable,
+    since: Since,
+}
+
 #[derive(Debug)]
 struct Logged {
     places: Vec<Place>,
@@ -129,13 +137,20 @@ impl Memtable {
         let mut places = Vec::new();
         for (place, row) in rows {
             let partition = &mut self.partitions[place.0.index()];
-            if partition.rows.get(&place.1).is_some_and(|held| held.row.ballot >= row.ballot) {
-                continue;
-            }
-            partition.expiring += usize::from(row.content.expires_at().is_some());
-            self.bytes += row.weight();
+            let (expires, weight) = (row.content.expires_at().is_some(), row.weight());
+            let new = |row| Held { row, seq, outdated: None };
+            let old = match partition.rows.entry(place.1) {
+                Entry::Occupied(held) if held.get().row.ballot >= row.ballot => continue,
+                Entry::Occupied(mut held) => Some(held.insert(new(row))),
+                Entry::Vacant(free) => {
+                    free.insert(new(row));
+                    None
+                }
+            };
+            partition.expiring += usize::from(expires);
+            self.bytes += weight;
             self.rows += 1;
-            if let Some(old) = partition.rows.insert(place.1, Held { row, seq, outdated: None }) {
+            if let Some(old) = old {
                 self.gone(place.0, &old.row);
             }
             places.push(place);
@@ -168,9 +183,9 @@ impl Memtable {
         Since(self.outdated)
     }
 
-    /// The newest version of a key for one who has read the table since: it may not have seen what came there meanwhile.
-    pub(super) fn newest(&self, place: &Place, since: Since) -> Option<&Row> {
-        self.held(place).filter(|held| held.counts(since)).map(|held| &held.row)
+    /// For one who has read the table since.
+    pub(super) fn since(&self, since: Since) -> View<'_> {
+        View { memtable: self, since }
     }
 
     fn held(&self, (partition, hash): &Place) -> Option<&Held> {
@@ -190,10 +205,6 @@ impl Memtable {
         self.log_bytes
     }
 
-    pub(super) fn has_rows_of(&self, partition: PartitionId) -> bool {
-        !self.partitions[partition.index()].rows.is_empty()
-    }
-
     /// Rows of a partition.
     pub(super) fn len_of(&self, partition: PartitionId) -> usize {
         self.partitions[partition.index()].rows.len()
@@ -201,23 +212,7 @@ impl Memtable {
 
     /// Whether the table has all there is of a partition, and nothing is being written to it.
     pub(super) fn is_settled(&self, partition: PartitionId) -> bool {
-        !self.has_rows_of(partition) && !self.out.partitions.contains(&partition)
-    }
-
-    /// As [`Self::newest`], those of a partition at or behind a hash, in no order.
-    pub(super) fn newest_from(
-        &self,
-        (partition, from): Place,
-        since: Since,
-    ) -> impl Iterator<Item = (KeyHash, &Row)> {
-        let rows = self.partitions[partition.index()].rows.iter();
-        let rows = rows.filter(move |(hash, held)| **hash >= from && held.counts(since));
-        rows.map(|(hash, held)| (*hash, &held.row))
-    }
-
-    /// Those of a partition that expire.
-    pub(super) fn has_expiring(&self, partition: PartitionId) -> bool {
-        self.partitions[partition.index()].expiring > 0
+        self.len_of(partition) == 0 && !self.out.partitions.contains(&partition)
     }
 
     /// A newer version of a key went to the table. Who read the table before that still finds the older one here.
@@ -340,6 +335,25 @@ impl Memtable {
     }
 }
 
+impl<'a> View<'a> {
+    /// The newest version of a key, unless the table that was read had a newer one.
+    pub(super) fn newest(self, place: &Place) -> Option<&'a Row> {
+        self.memtable.held(place).filter(|held| held.counts(self.since)).map(|held| &held.row)
+    }
+
+    /// Those of a partition at or behind a hash, in no order.
+    pub(super) fn newest_from(self, (partition, from): Place) -> impl Iterator<Item = (KeyHash, &'a Row)> {
+        let rows = self.memtable.partitions[partition.index()].rows.iter();
+        let rows = rows.filter(move |(hash, held)| **hash >= from && held.counts(self.since));
+        rows.map(|(hash, held)| (*hash, &held.row))
+    }
+
+    /// Whether any row of a partition expires.
+    pub(super) fn has_expiring(self, partition: PartitionId) -> bool {
+        self.memtable.partitions[partition.index()].expiring > 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tercet_common::UnixMillis;
@@ -431,8 +445,11 @@ mod tests {
         let before = table.now();
         table.outdate(place, row("a", 4).1.ballot);
         assert_eq!(get(&table, "a"), None);
-        assert!(table.newest(&place, before).is_some(), "who read the table before may have seen nothing");
-        assert!(table.newest(&place, table.now()).is_none());
+        assert!(
+            table.since(before).newest(&place).is_some(),
+            "who read the table before may have seen nothing"
+        );
+        assert!(table.since(table.now()).newest(&place).is_none());
         let batch = table.oldest(9);
         table.applied(&batch);
         assert!(table.is_empty() && table.is_settled(place.0));
@@ -446,7 +463,7 @@ mod tests {
         let batch = table.oldest(9);
         // As if something else had brought it there meanwhile.
         table.in_table(row("a", 3).0, row("a", 3).1.ballot);
-        assert!(!table.has_rows_of(partition) && !table.is_settled(partition));
+        assert!(table.len_of(partition) == 0 && !table.is_settled(partition));
         table.applied(&batch);
         assert!(table.is_settled(partition));
     }
@@ -490,10 +507,11 @@ mod tests {
         expiring.1.content = tercet_common::Content::string("v", Some(UnixMillis(5)));
         let id = expiring.0.0;
         table.insert(1, [expiring], 10, now);
-        assert!(table.has_expiring(id));
+        assert!(table.since(table.now()).has_expiring(id));
         table.insert(2, [row("a", 2)], 10, now);
-        assert!(!table.has_expiring(id));
-        assert_eq!(table.newest_from((id, KeyHash([0; 16])), table.now()).count(), 1);
-        assert_eq!(table.newest_from((id, KeyHash([0xff; 16])), table.now()).count(), 0);
+        let view = table.since(table.now());
+        assert!(!view.has_expiring(id));
+        assert_eq!(view.newest_from((id, KeyHash([0; 16]))).count(), 1);
+        assert_eq!(view.newest_from((id, KeyHash([0xff; 16]))).count(), 0);
     }
 }

@@ -1,32 +1,25 @@
-//! What was read from the table, with the rows that are not there yet. `since` is the time before that was read.
+//! What was read from the table, with the rows that are not there yet.
 
 use tercet_common::sync::DigestEntry;
-use tercet_common::{Ballot, Content, KeyHash, PartitionId, Row};
+use tercet_common::{Ballot, KeyHash, PartitionId, Row};
 
-use super::memtable::{Memtable, Since};
-use super::{Page, Place, ScanFrom, ScanOptions, Stretch, place_of};
+use super::memtable::View;
+use super::{Filling, Page, Place, ScanFrom, ScanOptions, Stretch, digest_entry, place_of};
 
 /// A page that the table gave, with the rows that belong between `from` and its end. It may become shorter.
 pub(super) fn page(
     table: Page,
     from: ScanFrom,
     options: ScanOptions,
-    (memtable, since): (&Memtable, Since),
+    memtable: View<'_>,
     flush: impl Fn(PartitionId) -> Ballot,
 ) -> Page {
     let Page { rows, next } = table;
-    let newer = |place: &Place, row: &Row| {
-        memtable.newest(place, since).is_some_and(|held| held.ballot >= row.ballot)
-    };
+    let newer =
+        |place: &Place, row: &Row| memtable.newest(place).is_some_and(|held| held.ballot >= row.ballot);
     let rows = rows.into_iter().map(|row| (place_of(&row), row));
     let mut rows = rows.filter(|(place, row)| !newer(place, row)).peekable();
-    let wanted = |partition: PartitionId, row: &Row| {
-        let kind = options.with_tombstones || row.content != Content::Tombstone;
-        let expired = options.expired_by.is_none_or(|by| row.content.expires_at().is_some_and(|at| at <= by));
-        kind && expired && row.ballot >= flush(partition)
-    };
-    let mut page = Page::default();
-    let mut bytes = 0;
+    let mut page = Filling::new(options);
     let first = PartitionId::all().skip(from.partition.index());
     for partition in first.take_while(|id| *id <= options.last_partition) {
         if next.is_some_and(|next| partition > next.0) {
@@ -35,10 +28,11 @@ pub(super) fn page(
         let mut merged: Vec<(Place, usize, Row)> = Vec::new();
         if options.expired_by.is_none() || memtable.has_expiring(partition) {
             let low = if partition == from.partition { from.hash } else { KeyHash([0; 16]) };
-            for (hash, row) in memtable.newest_from((partition, low), since) {
+            for (hash, row) in memtable.newest_from((partition, low)) {
                 let place = (partition, hash);
-                if next.is_none_or(|next| place < next) && wanted(partition, row) {
-                    merged.push((place, row.weight(), shown(row, options.with_data)));
+                let is_here = next.is_none_or(|next| place < next);
+                if is_here && options.wants(row) && row.ballot >= flush(partition) {
+                    merged.push((place, row.weight(), options.shown(row)));
                 }
             }
         }
@@ -52,26 +46,12 @@ pub(super) fn page(
             merged.dedup_by_key(|(place, ..)| *place);
         }
         for (place, weight, row) in merged {
-            bytes += weight;
-            if page.rows.len() >= options.limit.max(1) || bytes > options.bytes_max && !page.rows.is_empty() {
-                page.next = Some(place);
-                return page;
+            if !page.push(place, weight, row) {
+                return page.page;
             }
-            page.rows.push(row);
         }
     }
-    page.next = next;
-    page
-}
-
-fn shown(row: &Row, with_data: bool) -> Row {
-    let mut row = row.clone();
-    if let Content::Value { data, .. } = &mut row.content
-        && !with_data
-    {
-        data.clear();
-    }
-    row
+    Page { next, ..page.page }
 }
 
 /// A stretch that the table gave, with the rows that belong between `from` and its end. It may become shorter.
@@ -79,13 +59,13 @@ pub(super) fn stretch(
     table: Stretch,
     (partition, from): Place,
     limit: usize,
-    (memtable, since): (&Memtable, Since),
+    memtable: View<'_>,
     flush: Ballot,
 ) -> Stretch {
     let Stretch { entries, mut next } = table;
-    let here = memtable.newest_from((partition, from), since);
-    let here = here.map(|(hash, _)| hash).filter(|hash| next.is_none_or(|next| *hash < next));
-    let mut entries = self::entries(entries, here, partition, (memtable, since), flush);
+    let here = memtable.newest_from((partition, from)).map(|(hash, _)| hash);
+    let here = here.filter(|hash| next.is_none_or(|next| *hash < next));
+    let mut entries = self::entries(entries, here, partition, memtable, flush);
     if let Some(left_out) = entries.get(limit) {
         next = Some(left_out.hash);
         entries.truncate(limit);
@@ -98,15 +78,12 @@ pub(super) fn entries(
     mut table: Vec<DigestEntry>,
     hashes: impl Iterator<Item = KeyHash>,
     partition: PartitionId,
-    (memtable, since): (&Memtable, Since),
+    memtable: View<'_>,
     flush: Ballot,
 ) -> Vec<DigestEntry> {
     for hash in hashes {
-        let Some(row) = memtable.newest(&(partition, hash), since).filter(|row| row.ballot >= flush) else {
-            continue;
-        };
-        let tombstone = row.content == Content::Tombstone;
-        table.push(DigestEntry { hash, ballot: row.ballot, tombstone });
+        let held = memtable.newest(&(partition, hash)).filter(|row| row.ballot >= flush);
+        table.extend(held.map(|row| digest_entry(hash, row)));
     }
     table.sort_unstable_by_key(|entry| (entry.hash, std::cmp::Reverse(entry.ballot)));
     table.dedup_by_key(|entry| entry.hash);
@@ -117,6 +94,9 @@ pub(super) fn entries(
 mod tests {
     use std::time::Instant;
 
+    use tercet_common::Content;
+
+    use super::super::memtable::Memtable;
     use super::super::suite;
     use super::*;
 
@@ -151,7 +131,7 @@ mod tests {
         let held = memtable(rows(&[("a", 5), ("b", 2), ("e", 5), ("f", 6)]));
         let all = rows(&[("a", 5), ("b", 9), ("c", 3), ("d", 4), ("e", 5), ("f", 6)]);
         let merged =
-            |page: Page, options| super::page(page, START, options, (&held, held.now()), |_| Ballot::ZERO);
+            |page: Page, options| super::page(page, START, options, held.since(held.now()), |_| Ballot::ZERO);
         let whole = Page { rows: table.clone(), next: None };
         assert_eq!(merged(whole.clone(), EVERYTHING), Page { rows: all.clone(), next: None });
         let short = merged(whole, ScanOptions { limit: 2, ..EVERYTHING });
@@ -173,7 +153,7 @@ mod tests {
         let table = Page { rows: rows(&[("a", 1)]), next: None };
         let live = ScanOptions { with_tombstones: false, ..EVERYTHING };
         let flush = suite::ballot(3);
-        assert_eq!(super::page(table, START, live, (&held, held.now()), |_| flush), Page::default());
+        assert_eq!(super::page(table, START, live, held.since(held.now()), |_| flush), Page::default());
     }
 
     #[test]
@@ -187,7 +167,7 @@ mod tests {
         let table = table.iter().map(|(_, row)| entry(row)).collect::<Vec<_>>();
         let from = (partition, KeyHash([0; 16]));
         let whole = Stretch { entries: table, next: None };
-        let first = stretch(whole, from, 7, (&held, held.now()), Ballot::ZERO);
+        let first = stretch(whole, from, 7, held.since(held.now()), Ballot::ZERO);
         let expected = all[..7].iter().map(entry).collect();
         assert_eq!(first, Stretch { entries: expected, next: Some(all[7].key.hash()) });
     }

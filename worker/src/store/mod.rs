@@ -21,7 +21,9 @@ pub use postgres::PostgresStore;
 
 use futures_util::future::BoxFuture;
 use tercet_common::sync::{Changes, DigestEntry, Memory};
-use tercet_common::{Ballot, Epoch, KeyHash, PartitionId, Promise, Row, Term, UnixMillis, VectorClock};
+use tercet_common::{
+    Ballot, Content, Epoch, KeyHash, PartitionId, Promise, Row, Term, UnixMillis, VectorClock,
+};
 
 /// A partition as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -203,6 +205,26 @@ pub struct ScanOptions {
     pub expired_by: Option<UnixMillis>,
 }
 
+impl ScanOptions {
+    /// Whether a row that is not flushed belongs to a page.
+    fn wants(&self, row: &Row) -> bool {
+        let kind = self.with_tombstones || row.content != Content::Tombstone;
+        let expires = |by: UnixMillis| row.content.expires_at().is_some_and(|at| at <= by);
+        kind && self.expired_by.is_none_or(expires)
+    }
+
+    /// A row as a page shows it.
+    fn shown(&self, row: &Row) -> Row {
+        let mut row = row.clone();
+        if let Content::Value { data, .. } = &mut row.content
+            && !self.with_data
+        {
+            data.clear();
+        }
+        row
+    }
+}
+
 /// A page may come short, even empty, and still have a `next`: the rows that it may look at are bounded too.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Page {
@@ -210,6 +232,36 @@ pub struct Page {
     pub rows: Vec<Row>,
     /// Where the scan goes on; `None` at its end.
     pub next: Option<(PartitionId, KeyHash)>,
+}
+
+/// A page that rows are put on, in their order, until it is full.
+struct Filling {
+    page: Page,
+    bytes: usize,
+    options: ScanOptions,
+}
+
+impl Filling {
+    fn new(options: ScanOptions) -> Self {
+        Self { page: Page::default(), bytes: 0, options }
+    }
+
+    /// `false`: the page is full, and the next one begins with this row.
+    fn push(&mut self, place: Place, weight: usize, row: Row) -> bool {
+        self.bytes += weight;
+        let rows = &mut self.page.rows;
+        if rows.len() >= self.options.limit.max(1) || self.bytes > self.options.bytes_max && !rows.is_empty()
+        {
+            self.page.next = Some(place);
+            return false;
+        }
+        rows.push(row);
+        true
+    }
+}
+
+fn digest_entry(hash: KeyHash, row: &Row) -> DigestEntry {
+    DigestEntry { hash, ballot: row.ballot, tombstone: row.content == Content::Tombstone }
 }
 
 /// The ballots of a stretch of a partition. It may come short, even empty, and still have a `next`.

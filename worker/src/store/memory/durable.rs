@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tercet_common::sync::{Changes, DigestEntry, Memory, Position, Witness};
-use tercet_common::{Ballot, Content, KeyHash, PartitionId, Promise, Row, WorkerId};
+use tercet_common::{Ballot, KeyHash, PartitionId, Promise, Row, WorkerId};
 
 use super::super::{
     CONFLICT_BYTES_MAX, CONFLICTS_MAX, CommitBatch, Conflict, PartitionChange, PartitionRecord, RingRegister,
-    RowOutcome, Stretch, Write, place_of,
+    RowOutcome, Stretch, Write, digest_entry, place_of,
 };
 
 /// A durable transaction.
@@ -182,14 +182,17 @@ impl Durable {
     pub(super) fn digest(&self, partition: PartitionId, from: KeyHash, limit: usize) -> Stretch {
         let mut rows = stretch(&self.rows, partition, from);
         let looked_at = rows.by_ref().take(limit.max(1));
-        let entries = looked_at.filter(|(_, row)| !self.flushed(row)).map(digest_entry).collect();
+        let entries = looked_at
+            .filter(|(_, row)| !self.flushed(row))
+            .map(|(hash, row)| digest_entry(hash, row))
+            .collect();
         Stretch { entries, next: rows.next().map(|(hash, _)| hash) }
     }
 
     pub(super) fn look(&self, partition: PartitionId, hashes: &[KeyHash]) -> Vec<DigestEntry> {
         let hashes: BTreeSet<_> = hashes.iter().copied().collect();
         let found = hashes.into_iter().filter_map(|hash| Some((hash, self.rows.get(&(partition, hash))?)));
-        found.filter(|(_, row)| !self.flushed(row)).map(digest_entry).collect()
+        found.filter(|(_, row)| !self.flushed(row)).map(|(hash, row)| digest_entry(hash, row)).collect()
     }
 
     /// What was committed behind `since` up to `settled`.
@@ -273,8 +276,4 @@ fn stretch(
 ) -> impl Iterator<Item = (KeyHash, &Row)> {
     let range = rows.range((partition, from)..=(partition, KeyHash([0xff; 16])));
     range.map(|((_, hash), row)| (*hash, row))
-}
-
-fn digest_entry((hash, row): (KeyHash, &Row)) -> DigestEntry {
-    DigestEntry { hash, ballot: row.ballot, tombstone: matches!(row.content, Content::Tombstone) }
 }

@@ -10,13 +10,13 @@ use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use deadpool_postgres::{Client, Object};
-use tercet_common::{Ballot, KeyHash, Row};
+use tercet_common::{Ballot, KeyHash};
 use tokio_postgres::Error as DriverError;
 use tokio_postgres::types::ToSql;
 
 use super::super::codec::{encode_advances, encode_clock, encode_places};
 use super::super::ledger::Seen;
-use super::super::{CommitOutcome, PartitionChange, Place, RowOutcome, StoreError, place_of};
+use super::super::{CommitOutcome, PartitionChange, RowOutcome, StoreError};
 use super::Session;
 use super::columns::{Ballots, HashColumn, PLACEHOLDER, RowColumns, ballot_numbers, signed, smallint};
 use super::commit::{COMMIT_ROWS, Part, execute, outcomes, prepared, together, upsert_rows};
@@ -158,7 +158,7 @@ impl<'a> Statements<'a> {
             all,
             evicted: change.evict.iter().map(|evicted| HashColumn(evicted.0.0)).collect(),
             evicted_ballots,
-            again: RowColumns::new(placed(&change.rows).filter(|((_, hash), _)| evict.contains(hash)))?,
+            again: RowColumns::of_rows(change.rows.iter().filter(|row| evict.contains(&row.key.hash())))?,
             partition: smallint(change.partition),
             sets_flush: change.flush.is_some(),
             flushed: change.flush.iter().map(|_| smallint(change.partition)).collect(),
@@ -202,7 +202,7 @@ impl<'a> Statements<'a> {
             None => vec![RowOutcome::Stored; self.change.rows.len()],
             Some(written) => {
                 let written = written.into_iter().chain(again).collect();
-                outcomes(session, client, &RowColumns::new(placed(&self.change.rows))?, written).await?
+                outcomes(session, client, &RowColumns::of_rows(&self.change.rows)?, written).await?
             }
         };
         within(patience, self.set_partition(client, seq)).await?;
@@ -252,10 +252,6 @@ impl<'a> Statements<'a> {
         params.push(seq);
         params
     }
-}
-
-fn placed(rows: &[Row]) -> impl Iterator<Item = (Place, &Row)> {
-    rows.iter().map(|row| (place_of(row), row))
 }
 
 fn as_param(number: &i64) -> &(dyn ToSql + Sync) {

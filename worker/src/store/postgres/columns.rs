@@ -12,7 +12,7 @@ use tokio_postgres::Row as Stored;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use super::super::codec::{decode_clock, encode_clock};
-use super::super::{CommitBatch, Place, StoreError};
+use super::super::{CommitBatch, Place, StoreError, place_of};
 
 /// `entry.kind` of a tombstone; other numbers are [`DataType`] codes.
 pub(super) const TOMBSTONE: i16 = 0;
@@ -155,6 +155,11 @@ impl<'a> RowColumns<'a> {
         let mut columns = Self::with_capacity(rows.size_hint().0);
         rows.into_iter().try_for_each(|(place, row)| columns.push(place, row))?;
         columns.weighed()
+    }
+
+    /// Of rows whose places nobody has at hand.
+    pub(super) fn of_rows(rows: impl IntoIterator<Item = &'a Row>) -> Result<Self, StoreError> {
+        Self::new(rows.into_iter().map(|row| (place_of(row), row)))
     }
 
     pub(super) fn len(&self) -> usize {

@@ -57,7 +57,7 @@ impl Part {
     }
 
     /// [`PartitionColumns::params`].
-    fn raised() -> Self {
+    pub(super) fn raised() -> Self {
         Self { name: "raised", sql: RAISE_PARTITIONS.to_owned(), params: 9 }
     }
 }
@@ -117,7 +117,7 @@ pub(super) fn upsert_rows() -> String {
 
 /// Raises promises and flushes and never lowers them. Its parameters are [`PartitionColumns::params`]. All partitions exist,
 /// so the insertion always turns into the update; it is there for the order of the array.
-pub(super) const RAISE_PARTITIONS: &str = "INSERT INTO tercet.partition AS p (id, promised, flush, flush_clock) \
+const RAISE_PARTITIONS: &str = "INSERT INTO tercet.partition AS p (id, promised, flush, flush_clock) \
      SELECT u.id, ROW(u.pe, u.pn, u.pi)::tercet.promise, ROW(u.fe, u.fn, u.fi, u.fs)::tercet.ballot, u.clock \
      FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], \
        $7::bigint[], $8::bigint[], $9::bytea[]) AS u (id, pe, pn, pi, fe, fn, fi, fs, clock) \
@@ -127,7 +127,7 @@ pub(super) const RAISE_PARTITIONS: &str = "INSERT INTO tercet.partition AS p (id
        flush_clock = CASE WHEN excluded.flush > p.flush THEN excluded.flush_clock ELSE p.flush_clock END";
 
 /// A statement as part of another: its `$1` becomes `$first`, and so on.
-pub(super) fn params_from(first: usize, sql: &str) -> String {
+fn params_from(first: usize, sql: &str) -> String {
     let mut pieces = sql.split('$');
     let mut moved = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
@@ -188,12 +188,12 @@ impl<'a> Routes<'a> {
         for write in &batch.rows {
             let Write { place, row, known } = write;
             ballot_numbers(row.ballot)?;
-            let small = row.weight() <= REDO_ROW_BYTES_MAX;
+            if *known && has_room && row.weight() <= REDO_ROW_BYTES_MAX {
+                routes.redo.push(write);
+                routes.outcomes.push(Some(RowOutcome::Stored));
+                continue;
+            }
             let outcome = match memtable.get(place) {
-                _ if *known && small && has_room => {
-                    routes.redo.push(write);
-                    Some(RowOutcome::Stored)
-                }
                 Some(held) if held.key != row.key => Some(RowOutcome::KeyCollision),
                 Some(held) if held.ballot > row.ballot => {
                     Some(RowOutcome::Superseded { ballot: held.ballot })

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::super::{CONFLICT_BYTES_MAX, CONFLICTS_MAX, Conflict, StoreError, place_of};
+use super::super::{CONFLICT_BYTES_MAX, CONFLICTS_MAX, Conflict, StoreError};
 use super::Session;
 use super::columns::RowColumns;
 use super::connect::within;
@@ -37,7 +37,7 @@ static KEEP: LazyLock<String> = LazyLock::new(|| {
 });
 
 pub(super) async fn keep(session: &Session, conflict: &Conflict) -> Result<bool, StoreError> {
-    let rows = RowColumns::new([&conflict.higher, &conflict.lower].map(|row| (place_of(row), row)))?;
+    let rows = RowColumns::of_rows([&conflict.higher, &conflict.lower])?;
     let _repair = session.repairs.acquire().await;
     let client = session.writers.get().await?;
     let written = within(session.patience, client.execute(KEEP.as_str(), &rows.params())).await?;

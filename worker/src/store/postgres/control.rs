@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Statement};
 use super::super::{RingRegister, StoreError};
 use super::Session;
 use super::columns::{PartitionColumns, signed};
-use super::commit::{RAISE_PARTITIONS, params_from};
+use super::commit::{Part, together};
 use super::connect::within;
 use super::error::{is_clean_abort, statement_error};
 use super::flight::InFlight;
@@ -20,28 +20,24 @@ pub(super) struct ControlStatements {
     renew: Statement,
 }
 
-/// A journal row without keys, so that the seq tells of this change too. Its parameter is the seq.
-fn with_journal_row(statement: &str, seq_param: usize) -> String {
-    format!(
-        "WITH journal AS ( \
-           INSERT INTO tercet.journal (seq, places, flushed, advances) \
-           VALUES (${seq_param}::bigint, '', '{{}}', '') \
-         ) {statement}"
-    )
+/// With a journal row, so that the seq tells of this change too.
+fn with_journal_row(part: Part) -> String {
+    together(&[Part::journal(), part])
 }
 
 impl ControlStatements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
         const PROVE: &str = "UPDATE tercet.proof SET commits = commits + 1, proved_at = now()";
         const KEEP_REGISTER: &str = "UPDATE tercet.identity SET \
-             register_promised = ROW($2::bigint, $3::bigint)::tercet.term, \
-             register_accepted = ROW($4::bigint, $5::bigint)::tercet.term, ring_epoch = $6, ring = $7";
+             register_promised = ROW($1::bigint, $2::bigint)::tercet.term, \
+             register_accepted = ROW($3::bigint, $4::bigint)::tercet.term, ring_epoch = $5::bigint, ring = $6::bytea";
         const RENEW: &str =
             "UPDATE tercet.identity SET worker_uuid = gen_random_uuid() RETURNING worker_uuid::text";
+        let register = Part { name: "register", sql: KEEP_REGISTER.to_owned(), params: 6 };
         Ok(Self {
             prove: client.prepare(PROVE).await?,
-            raise: client.prepare(&with_journal_row(&params_from(2, RAISE_PARTITIONS), 1)).await?,
-            keep_register: client.prepare(&with_journal_row(KEEP_REGISTER, 1)).await?,
+            raise: client.prepare(&with_journal_row(Part::raised())).await?,
+            keep_register: client.prepare(&with_journal_row(register)).await?,
             renew: client.prepare(RENEW).await?,
         })
     }
@@ -84,7 +80,7 @@ pub(super) async fn renew_identity(session: &Session) -> Result<String, StoreErr
     Err(error)
 }
 
-/// A statement whose first parameter is a journal seq.
+/// A statement of [`with_journal_row`]; its row names no keys.
 async fn journaled(
     session: &Session,
     statement: &Statement,
@@ -93,7 +89,8 @@ async fn journaled(
     session.lost.check()?;
     let flight = InFlight::begin(session, Default::default())?;
     let seq = flight.seq();
-    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&seq];
+    let (none, nothing): (&[u8], &[i16]) = (&[], &[]);
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&seq, &none, &nothing, &none];
     params.extend(rest);
     match tokio::time::timeout(session.patience, session.control.execute(statement, &params)).await {
         Ok(Ok(_)) => {

@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 use super::super::{StoreError, Stretch, merge};
 use super::Session;
 use super::columns::{HashColumn, ballot_at, smallint};
-use super::read::{NOT_FLUSHED, query};
+use super::read::{NOT_FLUSHED, Reading, query};
 
 /// Rows that one call looks at.
 const DIGEST_ROWS_MAX: usize = SUMMARY_ROWS_MAX;
@@ -51,8 +51,7 @@ pub(super) async fn digest(
     // One more tells where the next stretch begins.
     let (id, first, rows) = (smallint(partition), HashColumn(from.0), limit as i64 + 1);
     let params: [&(dyn ToSql + Sync); 3] = [&id, &first, &rows];
-    let _no_row_leaves = session.table.read().await;
-    let since = session.memtable.lock().now();
+    let reading = Reading::begin(session).await;
     let found = query(session, &DIGEST, &params).await?;
     let mut stretch = Stretch::default();
     for (nth, stored) in found.iter().enumerate() {
@@ -62,12 +61,9 @@ pub(super) async fn digest(
             stretch.entries.push(entry(stored)?);
         }
     }
-    let memtable = session.memtable.lock();
-    if memtable.has_rows_of(partition) {
-        let flush = session.purge.lock().flush_of(partition);
-        stretch = merge::stretch(stretch, (partition, from), limit, (&memtable, since), flush);
-    }
-    Ok(stretch)
+    Ok(reading.merged(stretch, |stretch, memtable, flush| {
+        merge::stretch(stretch, (partition, from), limit, memtable, flush(partition))
+    }))
 }
 
 pub(super) async fn look(
@@ -79,8 +75,7 @@ pub(super) async fn look(
     let mut hashes: Vec<_> = hashes.iter().map(|hash| HashColumn(hash.0)).collect();
     hashes.sort_unstable();
     hashes.dedup();
-    let _no_row_leaves = session.table.read().await;
-    let since = session.memtable.lock().now();
+    let reading = Reading::begin(session).await;
     let mut found = Vec::new();
     for chunk in hashes.chunks(LOOK_HASHES_MAX) {
         for stored in query(session, &LOOK, &[&id, &chunk]).await? {
@@ -88,13 +83,10 @@ pub(super) async fn look(
         }
     }
     found.sort_unstable_by_key(|entry| entry.hash);
-    let memtable = session.memtable.lock();
-    if memtable.has_rows_of(partition) {
-        let flush = session.purge.lock().flush_of(partition);
-        let hashes = hashes.iter().map(|hash| KeyHash(hash.0));
-        found = merge::entries(found, hashes, partition, (&memtable, since), flush);
-    }
-    Ok(found)
+    let hashes = hashes.iter().map(|hash| KeyHash(hash.0));
+    Ok(reading.merged(found, |found, memtable, flush| {
+        merge::entries(found, hashes, partition, memtable, flush(partition))
+    }))
 }
 
 fn entry(stored: &Stored) -> Result<DigestEntry, StoreError> {

@@ -4,10 +4,12 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use deadpool_postgres::Client;
-use tercet_common::{KeyHash, PartitionId, Row, UnixMillis};
+use tercet_common::{Ballot, KeyHash, PartitionId, Row, UnixMillis};
+use tokio::sync::RwLockReadGuard;
 use tokio_postgres::Row as Stored;
 use tokio_postgres::types::ToSql;
 
+use super::super::memtable::{Since, View};
 use super::super::{Count, Page, ScanFrom, ScanOptions, StoreError, merge};
 use super::Session;
 use super::columns::{HashColumn, ROW_COLUMNS, partition_id, row_at, smallint, unsigned};
@@ -157,8 +159,7 @@ pub(super) async fn scan(
     ];
     let sql: &str = if expired_by.is_some() { &SCAN_EXPIRED } else { &SCAN };
     let mut page = Page::default();
-    let _no_row_leaves = session.table.read().await;
-    let since = session.memtable.lock().now();
+    let reading = Reading::begin(session).await;
     for stored in query(session, sql, &params).await? {
         if !stored.get::<_, bool>(0) {
             page.next = Some(place(&stored)?);
@@ -166,12 +167,35 @@ pub(super) async fn scan(
         }
         page.rows.push(row_at(&stored, 4, stored.get(3))?);
     }
-    let memtable = session.memtable.lock();
-    if memtable.is_empty() {
-        return Ok(page);
+    Ok(reading.merged(page, |page, memtable, flush| merge::page(page, from, options, memtable, flush)))
+}
+
+/// A look at the table that takes the rows of the memtable along: none leaves it before the look has ended.
+pub(super) struct Reading<'a> {
+    session: &'a Session,
+    since: Since,
+    _no_row_leaves: RwLockReadGuard<'a, ()>,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) async fn begin(session: &'a Session) -> Self {
+        let guard = session.table.read().await;
+        Self { session, since: session.memtable.lock().now(), _no_row_leaves: guard }
     }
-    let purge = session.purge.lock();
-    Ok(merge::page(page, from, options, (&memtable, since), |partition| purge.flush_of(partition)))
+
+    /// What was read, with what the table does not have yet. `merge` is told each partition's flush.
+    pub(super) fn merged<T>(
+        self,
+        read: T,
+        merge: impl FnOnce(T, View<'_>, &dyn Fn(PartitionId) -> Ballot) -> T,
+    ) -> T {
+        let memtable = self.session.memtable.lock();
+        if memtable.is_empty() {
+            return read;
+        }
+        let purge = self.session.purge.lock();
+        merge(read, memtable.since(self.since), &|partition| purge.flush_of(partition))
+    }
 }
 
 fn place(stored: &Stored) -> Result<(PartitionId, KeyHash), StoreError> {

@@ -194,7 +194,7 @@ async fn write(session: &Session, batch: &[(Place, Row)]) -> Result<(), StoreErr
 /// Deletes what the log has of commits all of whose rows are in the table.
 async fn trim(session: &Session, trimmed: &mut u64) -> Result<(), StoreError> {
     // In this order: a commit is in the memtable before it no longer counts as under way.
-    let open = session.ledger.lock().oldest_open_seq();
+    let open = session.ledger.lock().settled_seq() + 1;
     let (oldest, empty) = {
         let memtable = session.memtable.lock();
         session.metrics.redo_rows.set(memtable.len() as f64);
