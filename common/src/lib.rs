@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod ballot;
 pub mod breaker;
+pub mod cache;
 pub mod clock;
 pub mod detector;
 pub mod key;

@@ -19,6 +19,8 @@ pub enum ReplicaRequest {
     /// Every version of the partition below `ballot` counts as a tombstone at `ballot`. With `chosen` (a quorum holds
     /// this flush; the partition's present epoch) it installs without the promise check. → [`ReplicaReply::Stored`]
     Flush { partition: PartitionId, ballot: Ballot, clock: VectorClock, chosen: Option<Epoch> },
+    /// Which promises the worker holds now; of those that it told before, only what is new. → [`ReplicaReply::Promises`]
+    Promises { since: u64 },
     /// What makes replicas equal. → [`ReplicaReply::Synced`]
     Sync(Box<SyncRequest>),
 }
@@ -34,6 +36,7 @@ impl ReplicaRequest {
             Self::GetForWrite { promise, key } => (key.partition(), promise.epoch),
             Self::Replicate { row, epoch, .. } => (row.key.partition(), *epoch),
             Self::Flush { partition, ballot, chosen, .. } => (*partition, chosen.unwrap_or(ballot.epoch)),
+            Self::Promises { .. } => return None,
             Self::Sync(request) => return request.scope(),
         })
     }
@@ -44,7 +47,7 @@ impl ReplicaRequest {
         match self {
             Self::Put { row } | Self::Replicate { row, .. } => row.weight(),
             Self::Get { key, .. } | Self::GetForWrite { key, .. } => FIXED + key.as_bytes().len(),
-            Self::Prepare { .. } | Self::Flush { .. } => FIXED,
+            Self::Prepare { .. } | Self::Flush { .. } | Self::Promises { .. } => FIXED,
             Self::Sync(request) => request.weight(),
         }
     }
@@ -64,12 +67,25 @@ pub enum ReplicaReply {
     Stored,
     /// What the replica holds of the key: see [`Held`].
     Version(Held),
+    /// See [`Promises`].
+    Promises(Promises),
     /// Done, or what was asked for.
     Synced(Box<SyncReply>),
     /// Not applied, and never will be.
     Refused(Refusal),
     /// The database did not say how the commit ended: it may have been applied.
     Unknown,
+}
+
+/// The promises of a worker at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Promises {
+    /// As in the request.
+    pub since: u64,
+    /// How many times one was raised since the worker's process began.
+    pub upto: u64,
+    /// Those that were raised behind `since`, as they are now. They bind, but need not be durable yet.
+    pub raised: Vec<(PartitionId, Promise)>,
 }
 
 /// What a replica holds of a key.

@@ -66,6 +66,10 @@ mutants! {
     UnknownAsRefused => "unknown-as-refused",
     /// What the owner remembers of a key survives take-overs and flushes.
     MemoryOverGenerations => "memory-over-generations",
+    /// One replica proves that the owner is not deposed.
+    ProofOfOne => "proof-of-one",
+    /// What was read is remembered although who answered has not promised the owner's term.
+    RememberUnpromised => "remember-unpromised",
     /// A flush is put while puts are under way, and puts while a flush is.
     FlushWithoutHold => "flush-without-hold",
     /// A write is said to be over what the cache holds, while a change may put something else there.

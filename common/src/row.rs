@@ -1,7 +1,8 @@
 //! One version of one key.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
+use crate::cache::Weight;
 use crate::{Ballot, Key, UnixMillis, VectorClock};
 
 /// A version of a key as a put carries it, a replica stores it and a read returns it.
@@ -26,6 +27,36 @@ impl Row {
     pub fn weight(&self) -> usize {
         const FIXED: usize = 160;
         FIXED + self.key.as_bytes().len() + self.content.data_len()
+    }
+
+    /// The row with its bytes in a buffer of its own. A row from the wire is a slice of the whole batch it came in; to
+    /// keep it would keep megabytes for the sake of a few bytes.
+    pub fn detached(&self) -> Self {
+        let key = self.key.as_bytes();
+        let data = match &self.content {
+            Content::Tombstone => &[][..],
+            Content::Value { data, .. } => data,
+        };
+        let mut buffer = BytesMut::with_capacity(key.len() + data.len());
+        buffer.extend_from_slice(key);
+        buffer.extend_from_slice(data);
+        let mut own = buffer.freeze();
+        let key = own.split_to(key.len());
+        let content = match &self.content {
+            Content::Tombstone => Content::Tombstone,
+            Content::Value { data_type, expires_at, .. } => {
+                Content::Value { data_type: *data_type, data: own, expires_at: *expires_at }
+            }
+        };
+        let key = Key::new(key).expect("as long as the key that it is copied from");
+        Self { key, ballot: self.ballot, clock: self.clock.clone(), content }
+    }
+}
+
+/// What a cache counts for what is known of a key, which may be that it has no row.
+impl Weight for Option<Row> {
+    fn weight(&self) -> usize {
+        self.as_ref().map_or(0, |row| row.weight() + size_of_val(row.clock.entries()))
     }
 }
 
@@ -87,5 +118,22 @@ impl DataType {
             1 => Some(Self::String),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detached_row_shares_no_buffer_with_the_batch_it_came_in() {
+        let batch = Bytes::from(vec![b'x'; 1_000]);
+        let key = Key::new(batch.slice(..3)).unwrap();
+        let content = Content::string(batch.slice(3..8), None);
+        let row = Row { key, ballot: Ballot::ZERO, clock: VectorClock::new(), content };
+        let own = row.detached();
+        assert_eq!(own, row);
+        drop(row);
+        assert!(batch.is_unique());
     }
 }

@@ -26,6 +26,8 @@ pub struct Config {
     /// Commands of one connection that may be in flight at once.
     pub pipeline_max: usize,
     pub value_bytes_max: usize,
+    /// For recent versions of keys, from which an owner answers once it is proven that it still is one. 0 keeps none.
+    pub recall_bytes: usize,
     /// A read asks the third replica after this long without two answers.
     pub hedge_after: Duration,
     /// A call to a replica ends after this long, plus a second per 16 MiB of it.
@@ -73,6 +75,7 @@ impl Config {
             clients_max: 10_000,
             pipeline_max: 1_024,
             value_bytes_max: 64 * 1024 * 1024,
+            recall_bytes: 128 * 1024 * 1024,
             hedge_after: Duration::from_millis(50),
             replica_timeout: Duration::from_millis(500),
             request_timeout: Duration::from_secs(5),

@@ -93,6 +93,7 @@ impl Frontend {
                 tokio::join!(
                     changes::run(&cluster, &membership, &tasks, &until),
                     cluster.run_timers(),
+                    cluster.run_proofs(),
                     sweeper::run(coordinator.clone(), sweep_interval),
                     repair::run(&cluster, coordinator),
                     upkeep(&cluster, prometheus),

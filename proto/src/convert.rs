@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tercet_common::clock::ClockError;
 use tercet_common::key::KeyTooLong;
-use tercet_common::message::Held;
+use tercet_common::message::{Held, Promises};
 use tercet_common::ring::{MEMBERS_MAX, REPLICAS_MAX};
 use tercet_common::ring_config::Replicas;
 use tercet_common::ring_register::{Ask, RegisterState, Vote};
@@ -102,6 +102,27 @@ impl TryFrom<v1::VectorClock> for VectorClock {
     }
 }
 
+impl From<Promises> for v1::Promises {
+    fn from(Promises { since, upto, raised }: Promises) -> Self {
+        let (partitions, promises) =
+            raised.into_iter().map(|(id, promise)| (u32::from(id.get()), v1::Promise::from(promise))).unzip();
+        Self { since, upto, partitions, promises }
+    }
+}
+
+impl TryFrom<v1::Promises> for Promises {
+    type Error = WireError;
+    fn try_from(wire: v1::Promises) -> Result<Self, WireError> {
+        if wire.partitions.len() != wire.promises.len() || wire.partitions.len() > usize::from(PARTITIONS) {
+            return Err(WireError::Malformed("promises"));
+        }
+        let raised = wire.partitions.into_iter().zip(wire.promises);
+        let raised = raised.map(|(id, promise)| Ok((partition_from_wire(id)?, promise.try_into()?)));
+        let raised = raised.collect::<Result<_, WireError>>()?;
+        Ok(Self { since: bounded(wire.since)?, upto: bounded(wire.upto)?, raised })
+    }
+}
+
 const TOMBSTONE: u32 = 0;
 
 impl From<Row> for v1::Row {
@@ -164,6 +185,7 @@ pub fn request_to_wire(id: u64, request: ReplicaRequest) -> v1::Request {
             chosen: chosen.is_some(),
             epoch: chosen.unwrap_or_default().0,
         }),
+        ReplicaRequest::Promises { since } => Op::Promises(v1::PromisesRequest { since }),
         ReplicaRequest::Sync(request) => Op::Sync(Box::new((*request).into())),
     };
     v1::Request { id, op: Some(op) }
@@ -204,6 +226,7 @@ fn op_from_wire(op: v1::request::Op) -> Result<ReplicaRequest, WireError> {
                 chosen: f.chosen.then_some(epoch),
             }
         }
+        Op::Promises(p) => ReplicaRequest::Promises { since: bounded(p.since)? },
         Op::Sync(sync) => ReplicaRequest::Sync(Box::new((*sync).try_into()?)),
     })
 }
@@ -222,6 +245,7 @@ pub fn reply_to_wire(id: u64, reply: ReplicaReply) -> v1::Reply {
             row: held.row.map(Into::into),
             floor: Some(held.floor.into()),
         }),
+        ReplicaReply::Promises(promises) => R::Promises(promises.into()),
         ReplicaReply::Unknown => R::Unknown(v1::Unknown {}),
         ReplicaReply::Synced(reply) => R::Synced(Box::new((*reply).into())),
         ReplicaReply::Refused(refusal) => R::Refused(v1::Refused {
@@ -253,6 +277,7 @@ fn result_from_wire(result: v1::reply::Result) -> Result<ReplicaReply, WireError
             vector: p.vector.unwrap_or_default().try_into()?,
             highest: p.highest.unwrap_or_default().try_into()?,
         },
+        R::Promises(promises) => ReplicaReply::Promises(promises.try_into()?),
         R::Stored(_) => ReplicaReply::Stored,
         R::Version(v) => ReplicaReply::Version(Held {
             ballot: v.ballot.unwrap_or_default().try_into()?,

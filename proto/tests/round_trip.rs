@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use prost::Message;
 use tercet_common::clock::{CLOCK_ENTRIES_MAX, ClockError};
 use tercet_common::key::KEY_BYTES_MAX;
-use tercet_common::message::Held;
+use tercet_common::message::{Held, Promises};
 use tercet_common::ring::{MEMBERS_MAX, REPLICAS_MAX, VIRTUAL_NODES_MAX};
 use tercet_common::{
     Ballot, Content, DataType, Epoch, Incarnation, Key, Member, PARTITIONS, PartitionId, Promise, Refusal,
@@ -84,6 +84,7 @@ fn request() -> impl Strategy<Value = ReplicaRequest> {
             digest
         }),
         (promise(), key()).prop_map(|(promise, key)| ReplicaRequest::GetForWrite { promise, key }),
+        number().prop_map(|since| ReplicaRequest::Promises { since }),
         (row(), any::<bool>(), epoch()).prop_map(|(row, chosen, epoch)| ReplicaRequest::Replicate {
             row,
             chosen,
@@ -115,6 +116,8 @@ fn reply() -> impl Strategy<Value = ReplicaReply> {
     prop_oneof![
         (clock(), ballot()).prop_map(|(vector, highest)| ReplicaReply::Prepared { vector, highest }),
         Just(ReplicaReply::Stored),
+        (number(), number(), prop::collection::vec((partition(), promise()), 0..5))
+            .prop_map(|(since, upto, raised)| ReplicaReply::Promises(Promises { since, upto, raised })),
         held,
         refusal().prop_map(ReplicaReply::Refused),
         Just(ReplicaReply::Unknown),

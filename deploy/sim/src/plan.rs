@@ -178,6 +178,7 @@ impl Plan {
                 request_timeout: milliseconds(scale * random.between(10, 50)),
                 quorum_grace: milliseconds(scale * 5),
                 value_bytes_max: 1_024,
+                memory_bytes: 1024 * 1024,
             },
             counter: random.percent(25),
             flushes: random.percent(40),

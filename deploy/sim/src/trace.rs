@@ -54,6 +54,7 @@ pub fn show_request(request: &ReplicaRequest) -> String {
         ReplicaRequest::Flush { partition, ballot, chosen, .. } => {
             format!("flush p{partition} {ballot}{}", if chosen.is_some() { " (chosen)" } else { "" })
         }
+        ReplicaRequest::Promises { since } => format!("promises since {since}"),
         ReplicaRequest::Sync(request) => format!("{request:?}"),
     }
 }
@@ -64,6 +65,12 @@ pub fn show_reply(reply: &ReplicaReply) -> String {
         ReplicaReply::Stored => "stored".to_owned(),
         ReplicaReply::Version(held) => {
             held.row.as_ref().map_or_else(|| format!("holds {}", held.ballot), show_row)
+        }
+        ReplicaReply::Promises(promises) => {
+            let raised = promises.raised.iter();
+            let raised =
+                raised.map(|(id, promise)| format!(" p{id} {}", promise.ballot(0))).collect::<String>();
+            format!("promises up to {}:{raised}", promises.upto)
         }
         ReplicaReply::Synced(reply) => format!("{reply:?}"),
         ReplicaReply::Refused(refusal) => format!("refused: {refusal:?}"),

@@ -384,6 +384,9 @@ impl World {
         frontend.set_time(self.now);
         let Some(core) = &mut frontend.core else { return };
         event(core);
+        if core.out.proof_due {
+            core.prove();
+        }
         let out = std::mem::take(&mut core.out);
         let next = core.next_timer();
         if out.counts.clock_conflicts > 0 {

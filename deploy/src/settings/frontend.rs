@@ -54,6 +54,7 @@ impl Role for FrontendRole {
         Setting::new("clients-max", "N", "10000", "Client connections at once"),
         Setting::new("pipeline-max", "N", "1024", "Commands of one connection in flight at once"),
         Setting::new("value-bytes-max", "SIZE", "64MiB", "Largest value, at most 512MiB"),
+        Setting::new("recall-bytes", "SIZE", "128MiB", "Memory for recent versions of keys; 0 keeps none"),
         Setting::new("hedge-after", "DURATION", "50ms", "When a read asks the third replica as well"),
         Setting::new(
             "replica-timeout",
@@ -93,6 +94,7 @@ pub(crate) fn read(
     r.apply("clients-max", &mut c.clients_max, count);
     r.apply("pipeline-max", &mut c.pipeline_max, count);
     r.apply("value-bytes-max", &mut c.value_bytes_max, value_bytes);
+    r.apply("recall-bytes", &mut c.recall_bytes, crate::units::bytes);
     r.apply("hedge-after", &mut c.hedge_after, timeout);
     r.apply("replica-timeout", &mut c.replica_timeout, timeout);
     r.apply("request-timeout", &mut c.request_timeout, timeout);
@@ -217,6 +219,7 @@ mod tests {
             ("clients-max", "4"),
             ("pipeline-max", "5"),
             ("value-bytes-max", "6kB"),
+            ("recall-bytes", "0"),
             ("hedge-after", "7ms"),
             ("replica-timeout", "8ms"),
             ("request-timeout", "9ms"),

@@ -7,7 +7,7 @@
 //! A new configuration reaches the cores through [`Cluster::apply`]; who decides on one is in `healing`.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,8 @@ struct Shard {
     core: Mutex<Core>,
     /// Microseconds since the origin; `u64::MAX`: no timer.
     next_timer: AtomicU64,
+    /// Reads wait for a proof.
+    proof_due: AtomicBool,
 }
 
 /// What exists once the cluster has a ring.
@@ -102,6 +104,7 @@ pub struct Cluster {
     in_flight: AtomicUsize,
     expired_keys: AtomicU64,
     timers_set: Notify,
+    proofs_due: Notify,
     pub(super) instruments: Instruments,
     asks: Asks,
     pub(crate) healing: Healing,
@@ -118,6 +121,7 @@ impl Cluster {
             in_flight: AtomicUsize::new(0),
             expired_keys: AtomicU64::new(0),
             timers_set: Notify::new(),
+            proofs_due: Notify::new(),
             instruments: Instruments::new(),
             asks: Asks::default(),
             healing: Healing::new(),
@@ -230,10 +234,15 @@ impl Cluster {
             request_timeout: self.config.request_timeout,
             quorum_grace: QUORUM_GRACE,
             value_bytes_max: self.config.value_bytes_max,
+            memory_bytes: self.config.recall_bytes / CORES,
         };
         let names = peers.iter().map(|peer| peer.id.clone()).collect();
         let core = Core::new(self.me, tuning, names, mine);
-        Shard { core: Mutex::new(core), next_timer: AtomicU64::new(u64::MAX) }
+        Shard {
+            core: Mutex::new(core),
+            next_timer: AtomicU64::new(u64::MAX),
+            proof_due: AtomicBool::new(false),
+        }
     }
 
     /// Does something with the core that serves a partition; `None` before the cluster has formed.
@@ -361,6 +370,21 @@ impl Cluster {
         }
     }
 
+    /// Begins the cores' rounds of proofs, for as long as it is polled.
+    pub async fn run_proofs(&self) {
+        loop {
+            self.proofs_due.notified().await;
+            // Whoever read first woke this task. Everybody else who is ready has their turn before, and their reads go along.
+            tokio::task::yield_now().await;
+            let Some(formed) = self.formed() else { continue };
+            for (nth, shard) in formed.shards.iter().enumerate() {
+                if shard.proof_due.swap(false, Ordering::Relaxed) {
+                    self.with_core(formed, nth, Core::prove);
+                }
+            }
+        }
+    }
+
     fn micros(&self) -> u64 {
         self.origin.elapsed().as_micros() as u64
     }
@@ -384,6 +408,11 @@ impl Cluster {
             let before = formed.shards[shard].next_timer.swap(next, Ordering::Relaxed);
             if before == u64::MAX && next != u64::MAX {
                 self.timers_set.notify_one();
+            }
+            if std::mem::take(&mut core.out.proof_due)
+                && !formed.shards[shard].proof_due.swap(true, Ordering::Relaxed)
+            {
+                self.proofs_due.notify_one();
             }
             let out = &mut core.out;
             (

@@ -29,6 +29,7 @@ impl Outcome {
             ReplicaReply::Prepared { .. }
             | ReplicaReply::Stored
             | ReplicaReply::Version(_)
+            | ReplicaReply::Promises(_)
             | ReplicaReply::Synced(_) => Self::Ok,
             ReplicaReply::Refused(_) => Self::Refused,
             ReplicaReply::Unknown => Self::Unknown,

@@ -3,7 +3,6 @@
 use tercet_common::mutants::{self, Mutant};
 use tercet_common::{Ballot, Epoch, PartitionId, Promise, Refusal, ReplicaReply, Row, VectorClock};
 
-use super::cache::detached;
 use super::reads::Asker;
 use super::writes::{FlushWrite, KeyWrite, Taken, Writer};
 use super::{Replica, Slot, Ticket, fence, settled};
@@ -152,8 +151,8 @@ impl Replica {
         promise: Promise,
         weight: usize,
     ) -> Writer {
-        let partition = self.partition_mut(id);
-        partition.promise = partition.promise.max(promise);
+        let partition = &mut self.partitions[id.index()];
+        partition.raise(promise, &mut self.raised);
         let generation = partition.barrier.enter();
         let writer = Writer { ticket, partition: id, ballot, generation, weight };
         self.writes.accepted(&writer);
@@ -214,7 +213,7 @@ impl Replica {
     /// came in, once for all who will hold them.
     fn write_of(&self, KeyWrite { slot, row, .. }: &mut KeyWrite) -> Write {
         if self.cache.keeps(row) {
-            *row = detached(row);
+            *row = row.detached();
         }
         let lower = |stored: &Option<Row>| {
             stored.as_ref().is_none_or(|stored| stored.key == row.key && stored.ballot < row.ballot)

@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 
 use tercet_common::Row;
 
-use super::cache::detached;
 use super::{Replica, Slot};
 use crate::store::Conflict;
 
@@ -41,7 +40,7 @@ impl Replica {
         self.conflicts.met += 1;
         if self.conflicts.waiting.len() < WAITING_MAX {
             let (higher, lower) = if row.ballot > stored.ballot { (row, stored) } else { (stored, row) };
-            let conflict = Conflict { higher: detached(higher), lower: detached(lower) };
+            let conflict = Conflict { higher: higher.detached(), lower: lower.detached() };
             self.conflicts.waiting.push_back(conflict);
         }
     }

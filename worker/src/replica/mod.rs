@@ -91,12 +91,21 @@ pub enum Op {
     Prepare,
     Replicate,
     Flush,
+    Promises,
     Sync,
 }
 
 impl Op {
-    pub const ALL: [Self; 7] =
-        [Self::Put, Self::Get, Self::GetForWrite, Self::Prepare, Self::Replicate, Self::Flush, Self::Sync];
+    pub const ALL: [Self; 8] = [
+        Self::Put,
+        Self::Get,
+        Self::GetForWrite,
+        Self::Prepare,
+        Self::Replicate,
+        Self::Flush,
+        Self::Promises,
+        Self::Sync,
+    ];
 
     fn of(request: &ReplicaRequest) -> Self {
         match request {
@@ -106,6 +115,7 @@ impl Op {
             ReplicaRequest::Prepare { .. } => Self::Prepare,
             ReplicaRequest::Replicate { .. } => Self::Replicate,
             ReplicaRequest::Flush { .. } => Self::Flush,
+            ReplicaRequest::Promises { .. } => Self::Promises,
             ReplicaRequest::Sync(_) => Self::Sync,
         }
     }
@@ -118,6 +128,7 @@ impl Op {
             Self::Prepare => "prepare",
             Self::Replicate => "replicate",
             Self::Flush => "flush",
+            Self::Promises => "promises",
             Self::Sync => "sync",
         }
     }
@@ -250,6 +261,8 @@ pub struct Replica {
     keeping: Option<Vec<(PartitionId, Promise)>>,
     /// Prepares, and all that waits like one.
     waiting_promises: usize,
+    /// How many times a promise was raised.
+    raised: u64,
     conflicts: Conflicts,
     cache: RowCache,
     cache_hits: u64,
@@ -285,6 +298,7 @@ impl Replica {
             unkept: Vec::new(),
             keeping: None,
             waiting_promises: 0,
+            raised: 0,
             conflicts: Conflicts::default(),
             cache: RowCache::new(limits.cache_bytes),
             cache_hits: 0,
@@ -302,7 +316,7 @@ impl Replica {
         debug_assert!(self.partitions.iter().all(|p| p.barrier.is_idle() && p.waiting.is_empty()));
         debug_assert_eq!(loaded.len(), self.partitions.len());
         for (partition, record) in self.partitions.iter_mut().zip(loaded) {
-            partition.load(record);
+            partition.load(record, &mut self.raised);
         }
         self.cache.clear();
         self.read_only = false;
@@ -348,7 +362,7 @@ impl Replica {
         let mut begins = vec![false; self.partitions.len()];
         for id in PartitionId::all().take(self.partitions.len()) {
             if let Some(place) = self.membership.place(id) {
-                if self.partition_mut(id).hold(place) {
+                if self.partitions[id.index()].hold(place, &mut self.raised) {
                     begins[id.index()] = true;
                     self.partition_mut(id).commits_ended += 1;
                 }
@@ -451,6 +465,10 @@ impl Replica {
             }
             ReplicaRequest::Flush { ballot, clock, chosen, .. } => {
                 self.flush(ticket, slot.partition, ballot, clock, chosen)
+            }
+            ReplicaRequest::Promises { since } => {
+                self.tell_promises(ticket, since);
+                Ok(())
             }
             // Became an errand on its arrival.
             ReplicaRequest::Sync(_) => Err(Refusal::Invalid),

@@ -14,8 +14,10 @@ use crate::store::{PartitionChange, PartitionRecord};
 
 #[derive(Debug, Default)]
 pub(super) struct Partition {
-    /// Binding from the moment it was seen.
+    /// Binding from the moment it was seen. Set by [`Self::raise`] only.
     pub(super) promise: Promise,
+    /// Which raise of the replica's promises it was.
+    pub(super) raised_at: u64,
     /// The part of it that is known to be durable.
     pub(super) durable: Promise,
     /// Binding from the moment it was seen.
@@ -65,9 +67,18 @@ pub(super) enum Then {
 }
 
 impl Partition {
-    pub(super) fn load(&mut self, record: PartitionRecord) {
+    /// `raised` counts the raises of all promises of the replica.
+    pub(super) fn raise(&mut self, promise: Promise, raised: &mut u64) {
+        if promise > self.promise {
+            self.promise = promise;
+            *raised += 1;
+            self.raised_at = *raised;
+        }
+    }
+
+    pub(super) fn load(&mut self, record: PartitionRecord, raised: &mut u64) {
         let kept = if mutants::on(Mutant::ForgetPromises) { Promise::ZERO } else { record.promise };
-        self.promise = self.promise.max(kept);
+        self.raise(kept, raised);
         self.durable = kept;
         self.floor = record.floor;
         self.durable_floor = record.floor;
@@ -81,8 +92,8 @@ impl Partition {
     }
 
     /// The place that a new configuration gives it. `true`: it is a newcomer that was none before.
-    pub(super) fn hold(&mut self, place: Place) -> bool {
-        self.promise = self.promise.max(fence(place.epoch));
+    pub(super) fn hold(&mut self, place: Place, raised: &mut u64) -> bool {
+        self.raise(fence(place.epoch), raised);
         let copying = self.copying.filter(|copying| copying.since == place.epoch);
         self.copying = (place.role == Role::Newcomer)
             .then(|| copying.unwrap_or_else(|| Copying::new(place.epoch, self.copied)));

@@ -1,5 +1,6 @@
 //! Promises: prepare, get-for-write, and the fence of a new epoch.
 
+use tercet_common::message::Promises;
 use tercet_common::mutants::{self, Mutant};
 use tercet_common::{Epoch, Key, PartitionId, Promise, Refusal, ReplicaReply};
 
@@ -81,13 +82,25 @@ impl Replica {
     pub(super) fn wait(&mut self, ticket: Ticket, id: PartitionId, need: Promise, behind: Mark, then: Then) {
         self.waiting_promises += 1;
         let partition = &mut self.partitions[id.index()];
-        partition.promise = partition.promise.max(need);
+        partition.raise(need, &mut self.raised);
         partition.waiting.push(PromiseWaiter { ticket, need, behind, then });
         if partition.durable < need && !partition.unkept {
             partition.unkept = true;
             self.unkept.push(id);
         }
         self.release(id);
+    }
+
+    /// Tells the promises that were raised behind `since`. Also those that are not durable yet: a put that was let in under
+    /// one may be in the database already, and be read there.
+    pub(super) fn tell_promises(&mut self, ticket: Ticket, since: u64) {
+        let mut promises = Promises { since, upto: self.raised, raised: Vec::new() };
+        if since < self.raised {
+            let partitions = PartitionId::all().zip(&self.partitions);
+            let news = partitions.filter(|(_, partition)| partition.raised_at > since);
+            promises.raised = news.map(|(id, partition)| (id, partition.promise)).collect();
+        }
+        self.answer(ticket, ReplicaReply::Promises(promises));
     }
 
     /// Why what asked for `need` is out of date.

@@ -36,6 +36,7 @@
 mod arena;
 mod base;
 mod group;
+mod memory;
 mod partition;
 mod put;
 mod read;
@@ -56,6 +57,7 @@ use tercet_common::{
 
 use self::arena::{Arena, Id};
 pub use self::group::{Group, Replicas};
+use self::memory::Memory;
 use self::partition::Partition;
 use self::read::Read;
 use self::slot::{Queued, Slot};
@@ -95,6 +97,8 @@ pub struct Tuning {
     /// With less than a quorum in reach, an operation waits this long for a replica to come back.
     pub quorum_grace: Duration,
     pub value_bytes_max: usize,
+    /// For what is remembered of keys.
+    pub memory_bytes: usize,
 }
 
 /// How long lost or refused requests wait before they are sent again; doubles up to the replica timeout.
@@ -159,6 +163,8 @@ pub struct Outbox {
     pub counts: Counts,
     /// What a replica lacks or may lack: food for the repair queue, and a reason to compare.
     pub missed: Vec<(WorkerIx, Missed)>,
+    /// Reads wait for [`Core::prove`].
+    pub proof_due: bool,
 }
 
 /// Something that others hold, or may hold, and a replica does not.
@@ -188,6 +194,9 @@ pub struct Counts {
     pub takeovers_failed: u64,
     pub clock_conflicts: u64,
     pub expired: u64,
+    /// Reads that were answered from memory, and those that might have been but for the lack of a proof.
+    pub remembered: u64,
+    pub unproven: u64,
 }
 
 /// A replica call that ended.
@@ -207,12 +216,14 @@ pub enum CallKind {
     GetForWrite,
     Replicate,
     Flush,
+    Promises,
     Sync,
 }
 
 impl CallKind {
     /// In the order of their discriminants.
-    pub const NAMES: [&str; 7] = ["prepare", "put", "get", "get_for_write", "replicate", "flush", "sync"];
+    pub const NAMES: [&str; 8] =
+        ["prepare", "put", "get", "get_for_write", "replicate", "flush", "promises", "sync"];
 
     fn of(request: &ReplicaRequest) -> Self {
         match request {
@@ -222,6 +233,7 @@ impl CallKind {
             ReplicaRequest::GetForWrite { .. } => Self::GetForWrite,
             ReplicaRequest::Replicate { .. } => Self::Replicate,
             ReplicaRequest::Flush { .. } => Self::Flush,
+            ReplicaRequest::Promises { .. } => Self::Promises,
             ReplicaRequest::Sync(_) => Self::Sync,
         }
     }
@@ -250,6 +262,8 @@ enum Target {
     Slot(Id, u32),
     Prepare(PartitionId, u32),
     Flush(PartitionId, u32),
+    /// Whether this owner has not been deposed.
+    Proof(Id),
     /// Nobody waits: read repair.
     Repair,
 }
@@ -287,6 +301,7 @@ pub struct Core {
     slots: Arena<Slot>,
     slot_of: HashMap<Key, Id>,
     reads: Arena<Read>,
+    memory: Memory,
     calls: Arena<Call>,
     timers: Timers,
     /// Feeds the jitter of take-over back-off.
@@ -311,6 +326,7 @@ impl Core {
             table[id.index()] = Some(Partition::new(group));
         }
         let (available, last_reply) = (vec![false; names.len()], vec![Duration::ZERO; names.len()]);
+        let memory = Memory::new(tuning.memory_bytes);
         Self {
             me,
             tuning,
@@ -324,6 +340,7 @@ impl Core {
             slots: Arena::new(CallId::BITS),
             slot_of: HashMap::new(),
             reads: Arena::new(CallId::BITS),
+            memory,
             calls: Arena::new(CallId::BITS),
             timers: Timers::default(),
             jitter: me.0 | 1,
@@ -345,13 +362,23 @@ impl Core {
                 let queued = Queued::write(op, self.now, deadline);
                 self.enqueue(queued);
             }
-            Op::Read(op) => match self.slot_of.get(&op.key) {
-                // The key has a write under way or waiting: the read takes its place behind it.
-                Some(_) if op.level == ReadLevel::Quorum => {
-                    self.enqueue(Queued::confirm(op, self.now, deadline))
+            Op::Read(op) => match self.slot_of.contains_key(&op.key) {
+                true => self.ask_replicas(op, self.now, deadline),
+                false => {
+                    if let Some(op) = self.recall(op, deadline) {
+                        self.start_read(op, self.now, deadline);
+                    }
                 }
-                _ => self.start_read(op, deadline),
             },
+        }
+    }
+
+    fn ask_replicas(&mut self, op: ReadOp, since: Duration, deadline: Duration) {
+        if op.level == ReadLevel::Quorum && self.slot_of.contains_key(&op.key) {
+            // The key has a write under way or waiting: the read takes its place behind it.
+            self.enqueue(Queued::confirm(op, since, deadline));
+        } else {
+            self.start_read(op, since, deadline);
         }
     }
 
@@ -370,6 +397,7 @@ impl Core {
                 ReplicaReply::Prepared { .. }
                 | ReplicaReply::Stored
                 | ReplicaReply::Version(_)
+                | ReplicaReply::Promises(_)
                 | ReplicaReply::Synced(_) => CallOutcome::Ok,
             };
             self.answer(call, Answer::Reply(reply), outcome);
@@ -388,6 +416,7 @@ impl Core {
 
     /// The link to a worker broke: what it was asked will not be answered.
     pub fn link_lost(&mut self, worker: WorkerIx) {
+        self.memory.link_lost(worker);
         let lost: Vec<Id> =
             self.calls.iter().filter(|(_, call)| call.worker == worker).map(|(id, _)| id).collect();
         for id in lost {
@@ -418,6 +447,7 @@ impl Core {
                 Timer::Slot(id, round) => self.slot_timer(id, round),
                 Timer::Partition(id) => self.partition_timer(id),
                 Timer::Flush(id) => self.flush_timer(id),
+                Timer::Proof(id) => self.proof_timer(id),
                 Timer::Hold(id) => self.hold_timer(id),
             }
         }
@@ -435,7 +465,7 @@ impl Core {
 
     /// Operations and replica calls under way, for tests and status.
     pub fn in_flight(&self) -> (usize, usize, usize) {
-        (self.slots.len(), self.reads.len(), self.calls.len())
+        (self.slots.len(), self.reads.len() + self.memory.reads(), self.calls.len())
     }
 
     /// Of which partitions there are writes that a replica has not answered.
@@ -482,6 +512,7 @@ impl Core {
             Target::Slot(..) => self.late_put(call, &answer),
             Target::Prepare(id, round) => self.prepare_answer(id, round, call.worker, answer),
             Target::Flush(id, round) => self.flush_answer(id, round, call.worker, answer),
+            Target::Proof(id) => self.proof_answer(id, call.worker, answer),
             Target::Repair => {}
         }
     }

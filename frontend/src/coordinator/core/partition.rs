@@ -13,7 +13,7 @@ use super::super::api::OpError;
 use super::arena::Id;
 use super::group::Group;
 use super::timer::Timer;
-use super::{Answer, Completion, Core, FlushDone, Missed, Target, WorkerIx};
+use super::{Answer, Completion, Core, FlushDone, Missed, Replicas, Target, WorkerIx};
 
 /// The most entries of the clock of a put: each row carries one. More only come together where many lives of frontends
 /// follow each other before the replicas have been compared once.
@@ -31,6 +31,10 @@ pub(super) struct Partition {
     waiting: BTreeSet<Id>,
     /// Puts under way; a flush waits until there are none.
     pub(super) puts: usize,
+    /// How many there ever were.
+    pub(super) puts_begun: u64,
+    /// Who has promised the present term, durably, as far as they have said so.
+    promised: Replicas,
     flush: Option<Flush>,
     /// No new put begins before then, unless the hold is released.
     pub(super) held_until: Option<Duration>,
@@ -89,6 +93,8 @@ impl Partition {
             ownership: Ownership::None,
             waiting: BTreeSet::new(),
             puts: 0,
+            puts_begun: 0,
+            promised: Replicas::new(),
             flush: None,
             held_until: None,
             round: 0,
@@ -130,6 +136,17 @@ impl Partition {
         self.held_until = None;
         let before = std::mem::replace(&mut self.ownership, Ownership::None);
         !matches!(before, Ownership::None) || self.flush.is_some() || self.paused_until.is_some()
+    }
+
+    /// A replica is known to have made the promise durable.
+    pub(super) fn saw_promise(&mut self, worker: WorkerIx, promise: Promise) {
+        if self.promise() == Some(promise) && !self.promised.contains(&worker) {
+            self.promised.push(worker);
+        }
+    }
+
+    pub(super) fn has_promised(&self, worker: WorkerIx) -> bool {
+        self.promised.contains(&worker)
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -226,6 +243,7 @@ impl Core {
         let promise = Promise { epoch: partition.group.epoch, term };
         partition.seen = term;
         partition.round += 1;
+        partition.promised.clear();
         // What others have pruned meanwhile must not come back. A quorum knows of all that is chosen.
         partition.context = VectorClock::new();
         let round = partition.round;
@@ -255,10 +273,14 @@ impl Core {
         if let Some(rivals) = rivals {
             partition.saw(rivals);
         }
-        let Ownership::Preparing { promise, tracker, rival } = &mut partition.ownership else { return };
         if partition.round != round {
             return;
         }
+        if let (Some(promise), Answer::Reply(ReplicaReply::Prepared { .. })) = (partition.promise(), &answer)
+        {
+            partition.saw_promise(worker, promise);
+        }
+        let Ownership::Preparing { promise, tracker, rival } = &mut partition.ownership else { return };
         let promise = *promise;
         let outranked = match &answer {
             Answer::Reply(ReplicaReply::Refused(Refusal::Promise { .. })) => true,
@@ -269,6 +291,7 @@ impl Core {
         match answer {
             Answer::Reply(ReplicaReply::Prepared { vector, .. }) if !outranked => {
                 tracker.ack(worker);
+                partition.promised.push(worker);
                 // Not of a late answer: it may tell of puts of a higher term, which a put of this one must not claim to
                 // have seen.
                 partition.context.join(&vector);
@@ -363,6 +386,7 @@ impl Core {
     pub(super) fn put_began(&mut self, id: PartitionId) {
         if let Some(partition) = self.partition_mut(id) {
             partition.puts += 1;
+            partition.puts_begun += 1;
         }
     }
 

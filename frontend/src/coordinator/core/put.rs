@@ -174,6 +174,8 @@ impl Core {
         let (round, partition) = (slot.round, slot.partition);
         batch.sent.push(row.ballot);
         let Some(tracker) = self.partition(partition).map(|p| p.group.tracker()) else { return };
+        // Whatever becomes of it, it is no longer what it was.
+        self.memory.forget(&row.key);
         let mut deliveries = SmallVec::new();
         for worker in self.replicas(partition) {
             let sent = self.call(worker, Target::Slot(id, round), ReplicaRequest::Put { row: row.clone() });
@@ -202,11 +204,12 @@ impl Core {
         let partition = slot.partition;
         let Phase::Put(put) = &mut slot.phase else { return };
         let Some((_, delivery)) = put.replicas.iter_mut().find(|(w, _)| *w == worker) else { return };
-        let mut saw = None;
+        let (mut saw, mut stored) = (None, None);
         match answer {
             Answer::Reply(ReplicaReply::Stored) => {
                 *delivery = Delivery::Stored;
                 put.tracker.ack(worker);
+                stored = Some(put.row.ballot.promise());
             }
             Answer::Reply(ReplicaReply::Refused(refusal)) => {
                 put.only_busy &= refusal == Refusal::Busy;
@@ -234,6 +237,9 @@ impl Core {
         }
         if let (Some(promise), Some(p)) = (saw, self.partition_mut(partition)) {
             p.saw(promise);
+        }
+        if let (Some(promise), Some(p)) = (stored, self.partition_mut(partition)) {
+            p.saw_promise(worker, promise);
         }
         self.judge_put(id);
     }
@@ -371,6 +377,10 @@ impl Core {
         match partial {
             None => self.finish_ok(put.batch, &written),
             Some(error) => self.finish_err(put.batch, error),
+        }
+        if let Some(generation) = generation {
+            let holders = put.replicas.iter().filter(|(_, d)| *d == Delivery::Stored).map(|(w, _)| *w);
+            self.memory.keep(&put.row.key, generation, Some(&put.row), holders.collect());
         }
         if let (Some(slot), Some(generation)) = (self.slots.get_mut(id), generation) {
             slot.known = Some(Known { generation, row: Some(put.row) });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tercet_common::message::Held;
 use tercet_common::mutants::{self, Mutant};
-use tercet_common::{Ballot, PartitionId, ReplicaReply, ReplicaRequest, Row};
+use tercet_common::{Ballot, Key, PartitionId, ReplicaReply, ReplicaRequest, Row};
 
 use super::super::api::{Found, OpError, ReadLevel, ReadOp};
 use super::arena::Id;
@@ -23,11 +23,22 @@ pub(super) struct Read {
     round: u32,
     asked: SmallVec<[Asked; 3]>,
     attempts: u32,
+    /// What may be remembered of its answer.
+    owned: Option<Owned>,
+}
+
+/// Under which ownership the replicas were asked, and how many puts of the partition had begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Owned {
+    generation: u64,
+    puts_begun: u64,
 }
 
 struct Asked {
     worker: WorkerIx,
     digest: bool,
+    /// It had promised the owner's term before, durably.
+    promised: bool,
     state: State,
 }
 
@@ -52,16 +63,17 @@ enum Verdict {
 }
 
 impl Core {
-    pub(super) fn start_read(&mut self, op: ReadOp, deadline: Duration) {
+    pub(super) fn start_read(&mut self, op: ReadOp, since: Duration, deadline: Duration) {
         let partition = op.key.partition();
         let id = self.reads.insert(Read {
             op,
             partition,
-            since: self.now,
+            since,
             deadline,
             round: 0,
             asked: SmallVec::new(),
             attempts: 0,
+            owned: None,
         });
         self.ask_first(id);
         self.set_read_timer(id, self.tuning.hedge_after);
@@ -69,6 +81,7 @@ impl Core {
 
     fn ask_first(&mut self, id: Id) {
         let Some(read) = self.reads.get(id) else { return };
+        let owned = self.ownership_for(&read.op.key);
         let Some(group) = self.partition(read.partition).map(|p| &p.group) else { return };
         let up = |w: WorkerIx| self.is_available(w);
         let first: Replicas = match read.op.level {
@@ -76,6 +89,9 @@ impl Core {
             ReadLevel::Quorum => group.smallest_quorum(up),
             ReadLevel::All => group.everyone().into_iter().filter(|w| up(*w)).collect(),
         };
+        if let Some(read) = self.reads.get_mut(id) {
+            read.owned = owned;
+        }
         for (nth, worker) in first.into_iter().enumerate() {
             // The first is asked for the row, the others for its ballot.
             self.ask_worker(id, worker, nth > 0);
@@ -130,13 +146,14 @@ impl Core {
     fn ask_worker(&mut self, id: Id, worker: WorkerIx, digest: bool) -> bool {
         let Some(read) = self.reads.get(id) else { return false };
         let Some(partition) = self.partition(read.partition) else { return false };
+        let promised = partition.has_promised(worker);
         let request = ReplicaRequest::Get { epoch: partition.group.epoch, key: read.op.key.clone(), digest };
         if !self.call(worker, Target::Read(id, read.round), request) {
             return false;
         }
         if let Some(read) = self.reads.get_mut(id) {
             read.asked.retain(|a| a.worker != worker);
-            read.asked.push(Asked { worker, digest, state: State::Pending });
+            read.asked.push(Asked { worker, digest, promised, state: State::Pending });
         }
         true
     }
@@ -209,6 +226,7 @@ impl Core {
             return self.confirm(id);
         }
         let Some(read) = self.reads.remove(id) else { return };
+        self.remember_read(&read, row.as_ref());
         if let Some(row) = &row {
             self.repair(read.partition, row, stale);
         }
@@ -216,6 +234,35 @@ impl Core {
         let live = row.filter(|row| row.content.is_live(wall));
         let found = live.map(|row| Found { row, source: self.name(source) });
         self.complete_read(read.op, read.since, Ok(found));
+    }
+
+    /// The key's part in the present ownership of its partition; `None`: it is not owned, or something of the key is under way.
+    fn ownership_for(&self, key: &Key) -> Option<Owned> {
+        let partition = self.partition(key.partition())?;
+        partition.open_promise().filter(|_| !self.slot_of.contains_key(key))?;
+        Some(Owned { generation: partition.generation(), puts_begun: partition.puts_begun })
+    }
+
+    /// Remembers an answer, if nobody but this owner can have put anything since the replicas were asked, or can do so
+    /// later: they had promised its term before. Without that a put of an earlier owner may still come in at one of
+    /// them, which has missed the take-over, and be chosen by it.
+    fn remember_read(&mut self, read: &Read, row: Option<&Row>) {
+        let Some(owned) = read.owned.filter(|owned| self.ownership_for(&read.op.key) == Some(*owned)) else {
+            return;
+        };
+        let answered = || {
+            read.asked.iter().filter_map(|a| match &a.state {
+                State::Answered(held) => Some((a, held.ballot)),
+                _ => None,
+            })
+        };
+        let highest = answered().map(|(_, ballot)| ballot).max();
+        let unpromised = mutants::on(Mutant::RememberUnpromised);
+        let holders = answered().filter(|(a, ballot)| Some(*ballot) == highest && (a.promised || unpromised));
+        let holders: Replicas = holders.map(|(a, _)| a.worker).collect();
+        if self.is_quorum(read.partition, |w| holders.contains(&w)) {
+            self.memory.keep(&read.op.key, owned.generation, row, holders);
+        }
     }
 
     /// Read repair: re-sends the chosen version to replicas that were seen to lack it.

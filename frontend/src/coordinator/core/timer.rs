@@ -21,6 +21,8 @@ pub(super) enum Timer {
     Partition(PartitionId),
     /// A flush is to give up.
     Flush(PartitionId),
+    /// A round of proofs is to end.
+    Proof(Id),
     /// A hold is to end.
     Hold(PartitionId),
 }

@@ -7,6 +7,7 @@ mod lives;
 mod mutants;
 mod overtaken;
 mod random;
+mod recalled;
 mod reconfigured;
 mod replica;
 mod ring;

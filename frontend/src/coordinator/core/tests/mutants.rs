@@ -2,10 +2,12 @@
 
 use tercet_common::mutants::{Mutant, fails_without};
 
-use super::{contended, directed, overtaken, reconfigured};
+use super::{contended, directed, overtaken, recalled, reconfigured};
 
 const NOTICED_BY: &[(Mutant, fn())] = &[
     (Mutant::GetFromOwnerMemory, overtaken::a_read_behind_a_put_that_was_written_over_sees_what_did),
+    (Mutant::ProofOfOne, recalled::a_deposed_owner_does_not_answer_what_it_remembers),
+    (Mutant::RememberUnpromised, recalled::what_those_said_who_did_not_promise_is_not_remembered),
     (Mutant::GetUnrewritten, directed::a_version_that_only_a_minority_holds_is_not_passed_on_as_chosen),
     (Mutant::RepairWithoutPromise, directed::a_version_that_only_a_minority_holds_is_not_passed_on_as_chosen),
     (Mutant::NoJointQuorums, reconfigured::a_write_in_a_joint_epoch_needs_both_majorities),

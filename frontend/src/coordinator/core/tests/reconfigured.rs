@@ -19,7 +19,7 @@ fn joint(epoch: u64) -> Group {
 
 /// Four workers, of which the first three hold the key, at "old".
 fn world(frontends: usize) -> World {
-    let mut world = World::with_workers(frontends, 4);
+    let mut world = World::with_workers(frontends, 4, 0);
     configure(&mut world, &Group::stable(Epoch(1), OLD));
     world.set(0, K, "old");
     world.run_all();

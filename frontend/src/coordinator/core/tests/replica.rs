@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tercet_common::message::Held;
+use tercet_common::message::{Held, Promises};
 use tercet_common::{
     Ballot, Epoch, Key, PartitionId, Promise, Refusal, ReplicaReply, ReplicaRequest, Row, Term, VectorClock,
 };
@@ -13,6 +13,9 @@ use super::super::{Group, WorkerIx};
 pub(super) struct Replica {
     me: WorkerIx,
     pub(super) promises: HashMap<PartitionId, Promise>,
+    /// How many times a promise was raised, and which time it was for each.
+    raised: u64,
+    raised_at: HashMap<PartitionId, u64>,
     pub(super) rows: HashMap<Key, Row>,
     /// Tombstones up to it may be collected.
     pub(super) floor: Ballot,
@@ -69,8 +72,8 @@ impl Replica {
         if self.epoch(partition).is_some_and(|held| held >= epoch) {
             return;
         }
-        let promise = self.promises.entry(partition).or_default();
-        *promise = (*promise).max(Promise { epoch, term: Term::default() });
+        let fence = Promise { epoch, term: Term::default() };
+        let _ = self.raise(partition, fence);
         self.joining.remove(&partition);
         if group.stays(self.me) && !group.replicas.contains(&self.me) {
             self.joining.insert(partition, Joining { epoch, flush: false, keys: HashSet::new() });
@@ -130,7 +133,11 @@ impl Replica {
         if promise < *held {
             return Err(ReplicaReply::Refused(Refusal::Promise { promised: *held }));
         }
-        *held = promise;
+        if promise > *held {
+            *held = promise;
+            self.raised += 1;
+            self.raised_at.insert(partition, self.raised);
+        }
         Ok(())
     }
 
@@ -201,6 +208,11 @@ impl Replica {
                 *flush = (*flush).max(ballot);
                 follow(self.vectors.entry(partition).or_default(), ballot, &clock);
                 ReplicaReply::Stored
+            }
+            ReplicaRequest::Promises { since } => {
+                let news = self.raised_at.iter().filter(|(_, at)| **at > since);
+                let raised = news.map(|(id, _)| (*id, self.promises[id])).collect();
+                ReplicaReply::Promises(Promises { since, upto: self.raised, raised })
             }
             // The core asks for none.
             ReplicaRequest::Sync(_) => ReplicaReply::Refused(Refusal::Invalid),

@@ -20,6 +20,7 @@ pub(super) const TUNING: Tuning = Tuning {
     request_timeout: Duration::from_secs(5),
     quorum_grace: Duration::from_millis(500),
     value_bytes_max: 1024,
+    memory_bytes: 0,
 };
 
 /// A request or reply on its way.
@@ -38,17 +39,23 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Replicas 0, 1, 2 hold every partition.
+    /// Replicas 0, 1, 2 hold every partition. Nobody remembers anything, so that the replicas are asked.
     pub(super) fn new(frontends: usize) -> Self {
-        Self::with_workers(frontends, 3)
+        Self::with_workers(frontends, 3, 0)
+    }
+
+    /// The same with memory.
+    pub(super) fn remembering(frontends: usize) -> Self {
+        Self::with_workers(frontends, 3, 1024 * 1024)
     }
 
     /// The same; workers beyond those three hold nothing yet.
-    pub(super) fn with_workers(frontends: usize, workers: WorkerIx) -> Self {
+    pub(super) fn with_workers(frontends: usize, workers: WorkerIx, memory_bytes: usize) -> Self {
         let names: Vec<WorkerId> = (1..=workers).map(|n| WorkerId::new(&format!("w{n}")).unwrap()).collect();
+        let tuning = Tuning { memory_bytes, ..TUNING };
         let core = |n: usize| {
             let partitions = PartitionId::all().map(|id| (id, Group::stable(Epoch(1), 0..3)));
-            let mut core = Core::new(Incarnation(100 + n as u64), TUNING, names.clone(), partitions);
+            let mut core = Core::new(Incarnation(100 + n as u64), tuning.clone(), names.clone(), partitions);
             (0..workers).for_each(|worker| core.peer(worker, true));
             core
         };
@@ -66,6 +73,9 @@ impl World {
         let core = &mut self.cores[frontend];
         core.at(self.now, self.wall);
         event(core);
+        if std::mem::take(&mut core.out.proof_due) {
+            core.prove();
+        }
         for (worker, call, request) in core.out.sends.drain(..) {
             self.wire.push(Packet::Request { frontend, worker, call, request });
         }

@@ -1,0 +1,251 @@
+//! Reads from the owner's memory, and their proofs.
+
+use std::time::Duration;
+
+use tercet_common::{Content, PartitionId, ReplicaReply, ReplicaRequest, UnixMillis};
+
+use super::world::{Answer, Packet, World, key, text};
+use crate::coordinator::api::{Change, Found, ReadLevel};
+
+const KEY: &str = "k";
+
+fn is_to(worker: u16) -> impl Fn(&Packet) -> bool {
+    move |packet| matches!(packet, Packet::Request { worker: w, .. } if *w == worker)
+}
+
+/// What is on the wire, in short.
+fn asked(world: &World) -> Vec<&'static str> {
+    let name = |packet: &Packet| match packet {
+        Packet::Request { request: ReplicaRequest::Promises { .. }, .. } => "promises",
+        Packet::Request { request: ReplicaRequest::Get { .. }, .. } => "get",
+        Packet::Request { request: ReplicaRequest::GetForWrite { .. }, .. } => "get-for-write",
+        Packet::Request { request: ReplicaRequest::Put { .. }, .. } => "put",
+        Packet::Request { .. } => "other",
+        Packet::Reply { .. } => "reply",
+    };
+    world.wire.iter().map(name).collect()
+}
+
+fn seen(answer: &Answer<Option<Found>>) -> Option<String> {
+    answer.take().expect("answered").expect("no error").map(|found| text(&found.row))
+}
+
+fn promises_reply(packet: &Packet) -> bool {
+    matches!(packet, Packet::Reply { reply: ReplicaReply::Promises(_), .. })
+}
+
+#[test]
+fn what_was_written_is_answered_once_two_have_promised_nothing_higher() {
+    let mut world = World::remembering(1);
+    world.set(0, KEY, "v");
+    world.run_all();
+    let get = world.get(0, KEY);
+    assert_eq!(asked(&world), ["promises"; 3]);
+    world.run_until(promises_reply);
+    let late = world.wire.split_off(1);
+    world.run_all();
+    assert!(!get.is_given(), "one is not enough");
+    world.wire = late;
+    world.run_until(|_| get.is_given());
+    let found = get.take().unwrap().unwrap().unwrap();
+    assert_eq!((text(&found.row), found.source.as_str()), ("v".to_owned(), "w1"));
+    world.run_all();
+    assert_eq!(world.cores[0].in_flight(), (0, 0, 0));
+}
+
+#[test]
+fn what_was_read_is_remembered_too_also_that_there_is_nothing() {
+    let mut world = World::remembering(2);
+    world.set(0, KEY, "v");
+    world.run_all();
+    // The other frontend owns the partition from now on, and knows nothing of the key.
+    for name in [KEY, "{k}none"] {
+        world.with(1, |core| core.take_over(key(KEY).partition()));
+        world.run_all();
+        let first = world.get(1, name);
+        assert_eq!(asked(&world), ["get"; 2]);
+        world.run_all();
+        let second = world.get(1, name);
+        assert_eq!(asked(&world), ["promises"; 3]);
+        world.run_all();
+        assert_eq!(seen(&first), seen(&second));
+    }
+}
+
+#[test]
+fn reads_that_come_together_share_a_round() {
+    let mut world = World::remembering(1);
+    let names: Vec<String> = (0..40).map(|n| format!("k{n}")).collect();
+    for name in &names {
+        world.set(0, name, name);
+    }
+    world.run_all();
+    let gets: Vec<_> = names.iter().map(|name| world.get(0, name)).collect();
+    // One for the first, one for the second, and one for all that came while these were under way.
+    assert_eq!(asked(&world), ["promises"; 6]);
+    world.run_until(|_| gets[0].is_given());
+    world.run_all();
+    for (name, get) in names.iter().zip(&gets) {
+        assert_eq!(seen(get).as_ref(), Some(name));
+    }
+    assert_eq!((world.cores[0].out.counts.remembered, world.cores[0].out.counts.unproven), (40, 0));
+}
+
+/// The first replica does not hear of the take-over.
+#[test]
+pub(super) fn a_deposed_owner_does_not_answer_what_it_remembers() {
+    let mut world = World::remembering(2);
+    world.set(0, KEY, "old");
+    world.run_all();
+    world.get(0, KEY);
+    world.run_all();
+    let newer = world.set(1, KEY, "new");
+    world.run(is_to(0));
+    assert!(newer.take().unwrap().is_ok());
+    let get = world.get(0, KEY);
+    world.run_all();
+    world.pass(Duration::from_secs(1), |_| false);
+    assert_eq!(seen(&get).as_deref(), Some("new"));
+}
+
+/// A put of the earlier owner comes in at a replica that missed the take-over, after it was read there.
+#[test]
+pub(super) fn what_those_said_who_did_not_promise_is_not_remembered() {
+    let mut world = World::remembering(2);
+    world.set(1, KEY, "old");
+    world.run_all();
+    let put = world.set(1, KEY, "new");
+    let (late, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut world.wire).into_iter().partition(is_to(0));
+    world.wire = rest;
+    world.run(is_to(1));
+    world.with(0, |core| core.take_over(key(KEY).partition()));
+    world.run(is_to(0));
+    let before = world.get(0, KEY);
+    world.run_all();
+    assert_eq!(seen(&before).as_deref(), Some("old"));
+    world.wire = late;
+    world.run_all();
+    assert!(put.take().unwrap().is_ok(), "the first and the third have it");
+    let after = world.get(0, KEY);
+    world.run_all();
+    world.pass(Duration::from_secs(1), |_| false);
+    assert_eq!(seen(&after).as_deref(), Some("new"));
+}
+
+#[test]
+fn a_read_goes_behind_a_write_that_is_under_way() {
+    let mut world = World::remembering(1);
+    world.set(0, KEY, "old");
+    world.run_all();
+    world.set(0, KEY, "new");
+    let get = world.get(0, KEY);
+    assert_eq!(asked(&world), ["put"; 3]);
+    world.run_all();
+    assert_eq!(seen(&get).as_deref(), Some("new"));
+}
+
+#[test]
+fn what_is_remembered_is_void_after_a_flush_and_a_ring_change() {
+    let mut world = World::remembering(1);
+    let id = key(KEY).partition();
+    world.set(0, KEY, "v");
+    world.run_all();
+    world.with(0, |core| core.flush(id, Box::new(|result| assert_eq!(result, Ok(())))));
+    let during = world.get(0, KEY);
+    assert!(!asked(&world).contains(&"promises"), "a replica may have it already");
+    world.run_all();
+    world.pass(Duration::from_secs(1), |_| false);
+    assert!(during.is_given());
+    let after = world.get(0, KEY);
+    world.run_all();
+    assert_eq!(seen(&after), None);
+
+    world.set(0, KEY, "w");
+    world.run_all();
+    let group = super::super::Group::stable(tercet_common::Epoch(2), [0, 1, 2]);
+    world.with(0, |core| core.reconfigure(id, group));
+    world.run_all();
+    let get = world.get(0, KEY);
+    assert_eq!(asked(&world), ["get"; 2]);
+    world.run_all();
+    assert_eq!(seen(&get).as_deref(), Some("w"));
+}
+
+#[test]
+fn a_put_without_an_outcome_leaves_nothing_remembered() {
+    let mut world = World::remembering(1);
+    world.set(0, KEY, "old");
+    world.run_all();
+    let set = world.set(0, KEY, "new");
+    // The third one has it, and nobody hears of it.
+    world.run(|packet| !is_to(2)(packet));
+    world.pass(Duration::from_secs(6), |packet| !is_to(2)(packet));
+    assert!(set.take().unwrap().is_err());
+    let get = world.get(0, KEY);
+    world.pass(Duration::from_secs(2), |_| false);
+    let first = seen(&get);
+    let again = world.get(0, KEY);
+    world.run_all();
+    assert_eq!(seen(&again), first);
+}
+
+#[test]
+fn what_cannot_be_proven_in_time_is_read() {
+    let mut world = World::remembering(1);
+    world.set(0, KEY, "v");
+    world.run_all();
+    let get = world.get(0, KEY);
+    world.run(promises_reply);
+    world.pass(Duration::from_millis(40), |_| false);
+    assert!(!get.is_given());
+    world.pass(Duration::from_millis(20), |_| false);
+    assert_eq!(seen(&get).as_deref(), Some("v"));
+    assert_eq!(world.cores[0].out.counts.unproven, 1);
+}
+
+/// Counted from the beginning again: its process may be another one.
+#[test]
+fn a_worker_that_comes_back_is_asked_for_everything() {
+    let mut world = World::remembering(1);
+    world.set(0, KEY, "v");
+    world.run_all();
+    world.get(0, KEY);
+    world.run_all();
+    world.with(0, |core| core.link_lost(1));
+    world.get(0, KEY);
+    let since = |packet: &Packet| match packet {
+        Packet::Request { request: ReplicaRequest::Promises { since }, .. } => *since > 0,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(world.wire.iter().map(since).collect::<Vec<_>>(), [true, false, true]);
+    world.run_all();
+}
+
+#[test]
+fn an_expired_version_is_not_answered_from_memory() {
+    let mut world = World::remembering(1);
+    let content = Content::string("v", Some(UnixMillis(world.wall.0 + 1_000)));
+    world.write(0, KEY, true, move |_, _| Change::Write(content.clone()));
+    world.run_all();
+    let get = world.get(0, KEY);
+    // It comes to its end while the proof is under way.
+    world.wall.0 += 1_000;
+    world.run_all();
+    world.pass(Duration::from_secs(1), |_| false);
+    assert_eq!(seen(&get), None);
+    assert!(matches!(world.replicas[0].rows[&key(KEY)].content, Content::Tombstone));
+}
+
+#[test]
+fn other_levels_ask_the_replicas() {
+    let mut world = World::remembering(1);
+    world.set(0, KEY, "v");
+    world.run_all();
+    world.read(0, KEY, ReadLevel::One);
+    assert_eq!(asked(&world), ["get"; 1]);
+    world.run_all();
+    world.read(0, KEY, ReadLevel::All);
+    assert_eq!(asked(&world), ["get"; 3]);
+    world.run_all();
+    assert_eq!(world.cores[0].owned(), PartitionId::all().filter(|id| *id == key(KEY).partition()).count());
+}
