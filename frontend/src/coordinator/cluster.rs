@@ -35,7 +35,7 @@ use crate::membership::MembershipHandle;
 use crate::replica::link::{Events, Link};
 
 /// How many cores there are. More would let more tasks work at once; on few processor cores that gains nothing.
-const CORES: usize = 4;
+const CORES: usize = 1;
 /// Timers are looked at this often while any is set.
 const TICK: Duration = Duration::from_millis(5);
 

@@ -31,11 +31,10 @@ use tercet_common::{Key, PartitionId, Promise, ReplicaReply, ReplicaRequest, Row
 use super::super::api::{Found, ReadLevel, ReadOp};
 use super::arena::{Arena, Id};
 use super::timer::Timer;
-use super::{Answer, CallId, Core, Replicas, Target, WorkerIx};
+use super::{Answer, CallId, Core, Group, Replicas, Target, WorkerIx};
 
-/// Rounds under way of which most workers have not answered yet. With a second one the workers need not wait for the
-/// frontend; more would only carry fewer reads each.
-const ROUNDS_MAX: usize = 2;
+/// Rounds under way of which most workers have not answered yet. More would only carry fewer reads each.
+const ROUNDS_MAX: usize = 1;
 
 pub(super) struct Memory {
     keys: Cache<Key, Remembered>,
@@ -44,6 +43,8 @@ pub(super) struct Memory {
     /// Reads for the next round.
     waiting: Vec<Recalled>,
     rounds: Arena<Round>,
+    /// Counts rounds.
+    spared: usize,
 }
 
 /// The version of a key that is chosen last, as long as the partition's generation lasts.
@@ -118,6 +119,7 @@ impl Memory {
             standings: Vec::new(),
             waiting: Vec::new(),
             rounds: Arena::new(CallId::BITS),
+            spared: 0,
         }
     }
 
@@ -204,9 +206,10 @@ impl Core {
             return;
         }
         let reads = std::mem::take(&mut self.memory.waiting);
+        let workers = self.witnesses(&reads);
         let id = self.memory.rounds.insert(Round { reads, answered: Replicas::new(), asked: 0, ended: 0 });
         let mut asked = 0;
-        for worker in 0..self.names.len() as WorkerIx {
+        for worker in workers {
             let since = self.memory.standing(worker).upto;
             asked += usize::from(self.call(worker, Target::Proof(id), ReplicaRequest::Promises { since }));
         }
@@ -215,6 +218,30 @@ impl Core {
         }
         self.timers.set(self.now + self.tuning.hedge_after, Timer::Proof(id));
         self.judge_round(id);
+    }
+
+    /// Workers whose answers can prove all of these reads that can be proven: of those in reach, as few as leave each its
+    /// quorum. Whom it spares changes from round to round.
+    fn witnesses(&mut self, reads: &[Recalled]) -> Replicas {
+        let mut workers: Replicas =
+            (0..self.names.len() as WorkerIx).filter(|w| self.is_available(*w)).collect();
+        self.memory.spared = self.memory.spared.wrapping_add(1);
+        let turns = self.memory.spared % workers.len().max(1);
+        workers.rotate_left(turns);
+        let groups = || reads.iter().filter_map(|read| self.partition(read.partition)).map(|p| &p.group);
+        let mut at = 0;
+        while at < workers.len() {
+            let spared = workers[at];
+            let others = |w: WorkerIx| w != spared && workers.contains(&w);
+            // One without a quorum loses nothing.
+            let lost = |group: &Group| group.is_quorum(|w| workers.contains(&w)) && !group.is_quorum(others);
+            if groups().any(lost) {
+                at += 1;
+            } else {
+                workers.remove(at);
+            }
+        }
+        workers
     }
 
     pub(super) fn proof_answer(&mut self, id: Id, worker: WorkerIx, answer: Answer) {
