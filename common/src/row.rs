@@ -53,10 +53,16 @@ impl Row {
     }
 }
 
-/// What a cache counts for what is known of a key, which may be that it has no row.
+impl Weight for Row {
+    fn weight(&self) -> usize {
+        self.weight() + size_of_val(self.clock.entries())
+    }
+}
+
+/// What is known of a key may be that it has no row.
 impl Weight for Option<Row> {
     fn weight(&self) -> usize {
-        self.as_ref().map_or(0, |row| row.weight() + size_of_val(row.clock.entries()))
+        self.as_ref().map_or(0, Weight::weight)
     }
 }
 

@@ -66,7 +66,7 @@ impl Answers {
             let done = Box::new(move |result: Result<Option<Found>, OpError>| {
                 let told = result.map(|found| Told {
                     answer: Answer::Saw(found.as_ref().and_then(|found| number(&found.row))),
-                    version: found.map(|found| (found.row.ballot, found.row.clock)),
+                    version: found.map(|found| (found.row.ballot, found.row.clock.clone())),
                 });
                 answers.give(operation, told);
             });

@@ -80,7 +80,8 @@ pub struct Written {
 /// A successful read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    pub row: Row,
+    /// Shared with the owner's memory.
+    pub row: Arc<Row>,
     /// The replica whose copy this is.
     pub source: WorkerId,
 }
@@ -254,7 +255,7 @@ impl Coordinator {
     }
 
     /// The live value of a key at the default level.
-    pub fn get(&self, key: Key) -> impl Future<Output = Result<Option<Row>, OpError>> + Send + use<> {
+    pub fn get(&self, key: Key) -> impl Future<Output = Result<Option<Arc<Row>>, OpError>> + Send + use<> {
         let found = self.read(key, ReadLevel::Quorum);
         async move { Ok(found.await?.map(|f| f.row)) }
     }

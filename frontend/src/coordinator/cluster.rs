@@ -34,7 +34,8 @@ use crate::healing::shell::Healing;
 use crate::membership::MembershipHandle;
 use crate::replica::link::{Events, Link};
 
-/// How many cores there are. More would let more tasks work at once; on few processor cores that gains nothing.
+/// How many cores there are. More would let more tasks work at once, which gains nothing on few processor cores, and each
+/// would begin rounds of proofs of its own.
 const CORES: usize = 1;
 /// Timers are looked at this often while any is set.
 const TICK: Duration = Duration::from_millis(5);

@@ -72,7 +72,7 @@ impl MemoryEngine {
         let now = self.now();
         let found = self.rows.lock().get(&place(&op.key)).filter(|row| row.content.is_live(now)).cloned();
         let [source, ..] = Self::workers();
-        (op.done)(Ok(found.map(|row| Found { row, source })));
+        (op.done)(Ok(found.map(|row| Found { row: Arc::new(row), source })));
     }
 
     fn write(&self, mut op: WriteOp) {

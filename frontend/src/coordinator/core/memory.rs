@@ -20,6 +20,7 @@
 //! whose outcome is uncertain the partition is taken over again, and so the fence is there before anything else is
 //! remembered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tercet_common::cache::{Cache, Weight};
@@ -43,22 +44,25 @@ pub(super) struct Memory {
     /// Reads for the next round.
     waiting: Vec<Recalled>,
     rounds: Arena<Round>,
+    /// An empty list, for its room.
+    spare: Vec<Recalled>,
     /// Counts rounds.
     spared: usize,
 }
 
 /// The version of a key that is chosen last, as long as the partition's generation lasts.
+#[derive(Clone)]
 struct Remembered {
     generation: u64,
     /// `None`: there is none, or it is below a flush.
-    row: Option<Row>,
+    row: Option<Arc<Row>>,
     /// A quorum that holds it.
     holders: Replicas,
 }
 
 impl Weight for Remembered {
     fn weight(&self) -> usize {
-        size_of::<Self>() + self.row.weight()
+        size_of::<Self>() + self.row.as_deref().map_or(0, Weight::weight)
     }
 }
 
@@ -98,9 +102,7 @@ struct Recalled {
     since: Duration,
     deadline: Duration,
     promise: Promise,
-    generation: u64,
-    row: Option<Row>,
-    holders: Replicas,
+    remembered: Remembered,
 }
 
 /// One question to all workers.
@@ -119,6 +121,7 @@ impl Memory {
             standings: Vec::new(),
             waiting: Vec::new(),
             rounds: Arena::new(CallId::BITS),
+            spare: Vec::new(),
             spared: 0,
         }
     }
@@ -135,7 +138,7 @@ impl Memory {
 
     pub(super) fn keep(&mut self, key: &Key, generation: u64, row: Option<&Row>, holders: Replicas) {
         // In a buffer of its own: it may stay long, and what it came in may be large.
-        let row = row.map(Row::detached);
+        let row = row.map(|row| Arc::new(row.detached()));
         let key = row.as_ref().map_or_else(|| key.detached(), |row| row.key.clone());
         self.keys.insert(key, Remembered { generation, row, holders });
     }
@@ -167,9 +170,9 @@ impl Core {
             return Some(op);
         };
         let Some(held) = self.memory.get(&op.key, generation) else { return Some(op) };
-        let (row, holders) = (held.row.clone(), held.holders.clone());
+        let remembered = held.clone();
         let since = self.now;
-        let read = Recalled { op, partition, since, deadline, promise, generation, row, holders };
+        let read = Recalled { op, partition, since, deadline, promise, remembered };
         if self.is_expired(&read) {
             // Its tombstone comes first.
             return Some(read.op);
@@ -186,13 +189,13 @@ impl Core {
 
     fn is_expired(&self, read: &Recalled) -> bool {
         let expired = |row: &Row| row.content.expires_at().is_some() && !row.content.is_live(self.wall);
-        read.row.as_ref().is_some_and(expired)
+        read.remembered.row.as_deref().is_some_and(expired)
     }
 
     fn answer_recalled(&mut self, read: Recalled, source: WorkerId) {
         self.out.counts.remembered += 1;
         let wall = self.wall;
-        let live = read.row.filter(|row| row.content.is_live(wall));
+        let live = read.remembered.row.filter(|row| row.content.is_live(wall));
         let found = live.map(|row| Found { row, source });
         self.complete_read(read.op, read.since, Ok(found));
     }
@@ -205,7 +208,8 @@ impl Core {
         if self.memory.waiting.is_empty() || rounds >= ROUNDS_MAX {
             return;
         }
-        let reads = std::mem::take(&mut self.memory.waiting);
+        let spare = std::mem::take(&mut self.memory.spare);
+        let reads = std::mem::replace(&mut self.memory.waiting, spare);
         let workers = self.witnesses(&reads);
         let id = self.memory.rounds.insert(Round { reads, answered: Replicas::new(), asked: 0, ended: 0 });
         let mut asked = 0;
@@ -272,11 +276,15 @@ impl Core {
         }
         let (mut reads, answered) = (std::mem::take(&mut round.reads), round.answered.clone());
         let mut left = Vec::new();
+        self.out.completions.reserve(reads.len());
         for read in reads.drain(..) {
             match self.proof(&read, &answered) {
                 Some(source) => self.answer_recalled(read, source),
                 None => left.push(read),
             }
+        }
+        if self.memory.spare.capacity() < reads.capacity() {
+            self.memory.spare = reads;
         }
         if over || left.is_empty() {
             self.memory.rounds.remove(id);
@@ -299,10 +307,10 @@ impl Core {
             true => group.everyone().into_iter().any(stands),
             false => group.is_quorum(stands),
         };
-        if !proven || partition.generation() != read.generation || self.is_expired(read) {
+        if !proven || partition.generation() != read.remembered.generation || self.is_expired(read) {
             return None;
         }
-        let source = group.replicas.iter().find(|w| read.holders.contains(w) && stands(**w))?;
+        let source = group.replicas.iter().find(|w| read.remembered.holders.contains(w) && stands(**w))?;
         Some(self.name(*source))
     }
 

@@ -1,5 +1,6 @@
 //! Reads that need no ownership: two replicas that agree are an answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -232,7 +233,7 @@ impl Core {
         }
         let wall = self.wall;
         let live = row.filter(|row| row.content.is_live(wall));
-        let found = live.map(|row| Found { row, source: self.name(source) });
+        let found = live.map(|row| Found { row: Arc::new(row), source: self.name(source) });
         self.complete_read(read.op, read.since, Ok(found));
     }
 

@@ -1,6 +1,7 @@
 //! A key's slot: the queue of its operations, and what it does now: wait, read the base (`base`), or put (`put`).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -332,7 +333,7 @@ impl Core {
 fn found(seen: Option<Row>, written: &Written) -> Option<Found> {
     let row = Row { ballot: written.ballot, clock: written.clock.clone(), ..seen? };
     let source = written.synchronous.first()?.clone();
-    Some(Found { row, source })
+    Some(Found { row: Arc::new(row), source })
 }
 
 /// Takes what may share one put: all that waits, up to the bounds. An operation that wants all replicas goes alone.

@@ -48,17 +48,17 @@ pub(super) fn read(
     answer: impl FnOnce(Option<Stored>) -> Result<Reply, CommandError> + Send + 'static,
 ) -> Pending {
     let found = coordinator.get(key);
-    Pending::later(async move { answer(Stored::of(found.await?.as_ref())?) })
+    Pending::later(async move { answer(Stored::of(found.await?.as_deref())?) })
 }
 
 /// As [`read`], for values of any type.
 pub(super) fn read_row(
     coordinator: &Coordinator,
     key: Key,
-    answer: impl FnOnce(Option<Row>) -> Reply + Send + 'static,
+    answer: impl FnOnce(Option<&Row>) -> Reply + Send + 'static,
 ) -> Pending {
     let found = coordinator.get(key);
-    Pending::later(async move { Ok(answer(found.await?)) })
+    Pending::later(async move { Ok(answer(found.await?.as_deref())) })
 }
 
 /// Decides the change of a string. An error of the rule changes nothing.

@@ -193,7 +193,7 @@ fn a_version_that_only_a_minority_holds_is_rewritten_before_it_is_answered() {
     let row = get.take().unwrap().unwrap().unwrap().row;
     assert_eq!(text(&row), "new");
     assert_eq!(
-        row,
+        *row,
         world.replicas[1].rows[&key("k")],
         "the version that stands now, not the one it replaced"
     );

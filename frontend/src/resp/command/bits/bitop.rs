@@ -72,7 +72,7 @@ fn run(coordinator: &Coordinator, mut args: Args) -> Result<Pending, CommandErro
         let rows = all_reads(reads).await?;
         let sources = rows
             .iter()
-            .map(|row| Ok(Stored::of(row.as_ref())?.map_or(Bytes::new(), |stored| stored.data)))
+            .map(|row| Ok(Stored::of(row.as_deref())?.map_or(Bytes::new(), |stored| stored.data)))
             .collect::<Result<Vec<_>, CommandError>>()?;
         let result = operation.apply(&sources);
         let len = i64::try_from(result.len()).unwrap_or(i64::MAX);

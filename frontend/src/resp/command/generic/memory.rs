@@ -83,7 +83,7 @@ fn usage(coordinator: &Coordinator, mut args: Args) -> Result<Pending, CommandEr
             return Err(CommandError::SYNTAX);
         }
     }
-    let answer = |row: Row| Reply::Integer(i64::try_from(row.weight()).unwrap_or(i64::MAX));
+    let answer = |row: &Row| Reply::Integer(i64::try_from(row.weight()).unwrap_or(i64::MAX));
     Ok(read_row(coordinator, key, move |row| row.map_or(Reply::Null, answer)))
 }
 

@@ -104,7 +104,7 @@ fn inspect(
     let key = args.next_key()?;
     args.finish()?;
     let found = coordinator.get(key);
-    Ok(Pending::later(async move { found.await?.as_ref().map_or(Ok(Reply::Null), answer) }))
+    Ok(Pending::later(async move { found.await?.as_deref().map_or(Ok(Reply::Null), answer) }))
 }
 
 fn encoding(row: &Row) -> &'static str {

@@ -189,7 +189,7 @@ fn copy(coordinator: &Coordinator, mut args: Args) -> Result<Pending, CommandErr
     let coordinator = coordinator.clone();
     Ok(Pending::later(async move {
         let Some(row) = read.await? else { return Ok(Reply::Integer(0)) };
-        let written = put(&coordinator, &destination, row.content, overwrite).await?;
+        let written = put(&coordinator, &destination, row.content.clone(), overwrite).await?;
         Ok(Reply::boolean_integer(written.is_some()))
     }))
 }

@@ -52,9 +52,7 @@ const NO_EXPIRY: i64 = -1;
 fn run(coordinator: &Coordinator, mut args: Args, unit: Unit, base: Base) -> Result<Pending, CommandError> {
     let key = args.next_key()?;
     args.finish()?;
-    Ok(read_row(coordinator, key, move |row| {
-        Reply::Integer(answer(row.as_ref(), unit, base, UnixMillis::now()))
-    }))
+    Ok(read_row(coordinator, key, move |row| Reply::Integer(answer(row, unit, base, UnixMillis::now()))))
 }
 
 fn answer(row: Option<&Row>, unit: Unit, base: Base, now: UnixMillis) -> i64 {

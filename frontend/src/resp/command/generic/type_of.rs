@@ -24,7 +24,7 @@ pub(super) const TYPE: Spec = Spec {
 fn run(coordinator: &Coordinator, mut args: Args) -> Result<Pending, CommandError> {
     let key = args.next_key()?;
     args.finish()?;
-    Ok(read_row(coordinator, key, |row| Reply::Simple(row.as_ref().map_or("none", name).into())))
+    Ok(read_row(coordinator, key, |row| Reply::Simple(row.map_or("none", name).into())))
 }
 
 /// Redis's name for the type of a live row.

@@ -92,7 +92,7 @@ fn run(coordinator: &Coordinator, mut args: Args) -> Result<Pending, CommandErro
     let table_bytes_max = coordinator.value_bytes_max();
     let reads: Vec<_> = keys.into_iter().map(|key| coordinator.get(key)).collect();
     Ok(Pending::later(async move {
-        let mut strings = all_reads(reads).await?.into_iter().map(|row| match Stored::of(row.as_ref()) {
+        let mut strings = all_reads(reads).await?.into_iter().map(|row| match Stored::of(row.as_deref()) {
             Ok(stored) => Ok(stored.map_or(Bytes::new(), |s| s.data)),
             Err(_) => Err(CommandError::text("ERR The specified keys must contain string values")),
         });

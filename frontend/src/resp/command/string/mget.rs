@@ -25,7 +25,7 @@ fn run(coordinator: &Coordinator, mut args: Args) -> Result<Pending, CommandErro
     Ok(Pending::later(async move {
         let rows = all_reads(reads).await?;
         // A key of another type is null here, not an error.
-        let values = rows.iter().map(|row| Stored::of(row.as_ref()).ok().flatten());
+        let values = rows.iter().map(|row| Stored::of(row.as_deref()).ok().flatten());
         Ok(Reply::Array(values.map(|stored| Reply::bulk_or_null(stored.map(|s| s.data))).collect()))
     }))
 }
