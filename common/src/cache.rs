@@ -35,7 +35,7 @@ impl<K: Hash + Eq, V: Weight> Cache<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.entries.get(key).map(|value| &*value)
+        self.entries.get(key)
     }
 
     /// Counts as no use.

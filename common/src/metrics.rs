@@ -75,6 +75,8 @@ metrics! {
         "Missed keys that the repair queue had no room for: they are repaired when they are read.";
     HEDGED_READS = Counter "tercet_hedged_reads_total" ["reason"]
         "Reads that asked the third replica, by reason (unequal, slow, failed).";
+    REMEMBERED_READS = Counter "tercet_remembered_reads_total" ["result"]
+        "Reads of keys that the owner remembers: proven (answered from memory), unproven (the replicas were asked after all).";
     TAKEOVERS = Counter "tercet_partition_takeovers_total" ["outcome"] "Partition take-overs that ended, by outcome (owned, failed).";
     PARTITIONS_OWNED = Gauge "tercet_partitions_owned" [] "Partitions that this frontend owns.";
     PARTITIONS_UNDER_REPLICATED = Gauge "tercet_partitions_under_replicated" [] "Partitions with an unreachable replica.";

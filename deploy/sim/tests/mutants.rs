@@ -6,6 +6,8 @@ use tercet_sim::campaign::run_caught;
 
 /// A seed whose schedule shows the break. What changes elsewhere shifts schedules, so those that follow will do too.
 const KILLERS: &[(Mutant, u64)] = &[
+    (Mutant::GetFromOwnerMemory, 0),
+    (Mutant::ProofOfOne, 2_716),
     (Mutant::GetUnrewritten, 8),
     (Mutant::NoJointQuorums, 245),
     (Mutant::ForgetPromises, 3_926),
@@ -30,7 +32,7 @@ const SEEDS_MAX: u64 = 300;
 
 /// Broken in less than one schedule of a thousand, and noticed by `tests::mutants` in the module of the rule.
 const DIRECTED: &[Mutant] = &[
-    Mutant::GetFromOwnerMemory,
+    Mutant::RememberUnpromised,
     Mutant::RetryOverCollected,
     Mutant::BaseWithoutPromise,
     Mutant::RepairWithoutPromise,

@@ -34,9 +34,9 @@ use crate::healing::shell::Healing;
 use crate::membership::MembershipHandle;
 use crate::replica::link::{Events, Link};
 
-/// How many cores there are. More would let more tasks work at once, which gains nothing on few processor cores, and each
-/// would begin rounds of proofs of its own.
-const CORES: usize = 1;
+/// The most cores that there are: one for each thread of the runtime. More would gain nothing, and each begins rounds of
+/// proofs of its own.
+const CORES_MAX: usize = 4;
 /// Timers are looked at this often while any is set.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -73,6 +73,16 @@ impl Formed {
         self.roster.get(*ring.workers.get(member)?).map(|peer| peer.link)
     }
 
+    /// The core that serves a partition.
+    fn shard_of(&self, id: PartitionId) -> usize {
+        id.index() % self.shards.len()
+    }
+
+    /// The partitions that a core serves.
+    fn partitions_of(&self, shard: usize) -> impl Iterator<Item = PartitionId> {
+        PartitionId::all().filter(move |id| self.shard_of(*id) == shard)
+    }
+
     /// Which members can be asked now.
     pub(super) fn up(&self, ring: &RingState) -> Vec<bool> {
         self.roster.with_links(|peers| {
@@ -104,6 +114,8 @@ pub struct Cluster {
     pub(super) origin: Instant,
     in_flight: AtomicUsize,
     expired_keys: AtomicU64,
+    /// How many.
+    cores: usize,
     timers_set: Notify,
     proofs_due: Notify,
     pub(super) instruments: Instruments,
@@ -113,6 +125,8 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(config: Arc<Config>, membership: Arc<MembershipHandle>, me: Incarnation) -> Arc<Self> {
+        let threads =
+            tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
         Arc::new(Self {
             config,
             membership,
@@ -121,6 +135,7 @@ impl Cluster {
             origin: Instant::now(),
             in_flight: AtomicUsize::new(0),
             expired_keys: AtomicU64::new(0),
+            cores: threads.clamp(1, CORES_MAX),
             timers_set: Notify::new(),
             proofs_due: Notify::new(),
             instruments: Instruments::new(),
@@ -181,7 +196,7 @@ impl Cluster {
                 }
                 for shard in 0..formed.shards.len() {
                     self.with_core(formed, shard, |core| {
-                        for id in partitions_of(shard) {
+                        for id in formed.partitions_of(shard) {
                             core.reconfigure(id, ring.group(id));
                         }
                     });
@@ -193,7 +208,7 @@ impl Cluster {
             None => self.formed.get_or_init(|| {
                 let (roster, repairs) = (Roster::default(), RepairQueue::default());
                 let ring = self.number(&roster, &repairs, config, &mut new);
-                let shards = (0..CORES).map(|shard| self.shard(shard, &ring, &new)).collect();
+                let shards = (0..self.cores).map(|shard| self.shard(shard, &ring, &new)).collect();
                 Formed { ring: RwLock::new(Arc::new(ring)), roster, shards, repairs }
             }),
         };
@@ -228,14 +243,16 @@ impl Cluster {
     }
 
     fn shard(&self, shard: usize, ring: &RingState, peers: &[Peer]) -> Shard {
-        let mine = partitions_of(shard).map(|id| (id, ring.group(id)));
+        let mine = PartitionId::all().filter(|id| id.index() % self.cores == shard);
+        let mine = mine.map(|id| (id, ring.group(id)));
         let tuning = Tuning {
             hedge_after: self.config.hedge_after,
             replica_timeout: self.config.replica_timeout,
             request_timeout: self.config.request_timeout,
             quorum_grace: QUORUM_GRACE,
             value_bytes_max: self.config.value_bytes_max,
-            memory_bytes: self.config.recall_bytes / CORES,
+            memory_bytes: self.config.recall_bytes / self.cores,
+            quorum_first: true,
         };
         let names = peers.iter().map(|peer| peer.id.clone()).collect();
         let core = Core::new(self.me, tuning, names, mine);
@@ -250,7 +267,7 @@ impl Cluster {
     pub(crate) fn with_partition<T>(&self, id: PartitionId, event: impl FnOnce(&mut Core) -> T) -> Option<T> {
         let formed = self.formed()?;
         let mut result = None;
-        self.with_core(formed, shard_of(id), |core| result = Some(event(core)));
+        self.with_core(formed, formed.shard_of(id), |core| result = Some(event(core)));
         result
     }
 
@@ -262,7 +279,7 @@ impl Cluster {
     ) {
         let Some(formed) = self.formed() else { return };
         for shard in 0..formed.shards.len() {
-            let mut mine = partitions.iter().filter(|id| shard_of(**id) == shard).peekable();
+            let mut mine = partitions.iter().filter(|id| formed.shard_of(**id) == shard).peekable();
             if mine.peek().is_some() {
                 self.with_core(formed, shard, |core| mine.for_each(|id| event(core, *id)));
             }
@@ -328,7 +345,7 @@ impl Cluster {
         clock: VectorClock,
     ) {
         if let Some(formed) = self.formed() {
-            self.with_core(formed, shard_of(partition), |core| {
+            self.with_core(formed, formed.shard_of(partition), |core| {
                 core.repair_flush(worker, partition, ballot, clock)
             });
         }
@@ -457,7 +474,7 @@ impl Cluster {
         let mut answers = Vec::with_capacity(usize::from(PARTITIONS));
         for shard in 0..formed.shards.len() {
             self.with_core(formed, shard, |core| {
-                for id in PartitionId::all().filter(|id| shard_of(*id) == shard) {
+                for id in formed.partitions_of(shard) {
                     let (tx, rx) = oneshot::channel();
                     answers.push(rx);
                     self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -506,14 +523,6 @@ impl Drop for GiveUp<'_> {
     }
 }
 
-fn partitions_of(shard: usize) -> impl Iterator<Item = PartitionId> {
-    PartitionId::all().filter(move |id| shard_of(*id) == shard)
-}
-
-fn shard_of(id: PartitionId) -> usize {
-    id.index() % CORES
-}
-
 /// Moves requests into the links' queues; a full queue is a refusal, which may make more requests.
 fn send_all(core: &mut Core, formed: &Formed, shard: usize) {
     if core.out.sends.is_empty() {
@@ -540,14 +549,14 @@ fn send_all(core: &mut Core, formed: &Formed, shard: usize) {
 impl Events for Cluster {
     fn replies(&self, worker: WorkerIx, replies: Vec<(u64, ReplicaReply)>) {
         let Some(formed) = self.formed() else { return };
-        let mut by_shard: [Vec<(CallId, ReplicaReply)>; CORES] = Default::default();
+        let mut by_shard: [Vec<(CallId, ReplicaReply)>; CORES_MAX] = Default::default();
         for (id, reply) in replies {
             if Asks::owns(id) {
                 self.asks.reply(id, reply);
                 continue;
             }
             let (shard, call) = ((id >> CallId::BITS) as usize, id & ((1 << CallId::BITS) - 1));
-            match by_shard.get_mut(shard) {
+            match by_shard.get_mut(shard).filter(|_| shard < formed.shards.len()) {
                 Some(replies) => replies.push((CallId::from_raw(call), reply)),
                 None => tracing::warn!(worker, id, "reply to a request that was never made"),
             }
@@ -585,7 +594,7 @@ impl Engine for ClusterEngine {
             Op::Read(op) => &op.key,
             Op::Write(op) => &op.key,
         };
-        cluster.with_core(formed, shard_of(key.partition()), |core| core.submit(op));
+        cluster.with_core(formed, formed.shard_of(key.partition()), |core| core.submit(op));
     }
 
     fn flush(&self) -> BoxFuture<'static, Result<(), OpError>> {

@@ -27,6 +27,7 @@ pub(super) struct Instruments {
     combined: Counter,
     repairs: [Counter; 2],
     hedged: [Counter; 3],
+    remembered: [Counter; 2],
     takeovers: [Counter; 2],
     clock_conflicts: Counter,
     expired: Counter,
@@ -59,6 +60,7 @@ impl Instruments {
             combined: m::COMBINED.counter(&[]),
             repairs: ["replicated", "rewritten"].map(|result| m::READ_REPAIRS.counter(&[result])),
             hedged: ["unequal", "slow", "failed"].map(|reason| m::HEDGED_READS.counter(&[reason])),
+            remembered: ["proven", "unproven"].map(|result| m::REMEMBERED_READS.counter(&[result])),
             takeovers: ["owned", "failed"].map(|outcome| m::TAKEOVERS.counter(&[outcome])),
             clock_conflicts: m::CLOCK_CONFLICTS.counter(&[]),
             expired: m::EXPIRED_KEYS.counter(&[]),
@@ -125,6 +127,8 @@ impl Instruments {
         self.hedged[0].increment(counts.hedged_unequal);
         self.hedged[1].increment(counts.hedged_slow);
         self.hedged[2].increment(counts.hedged_failed);
+        self.remembered[0].increment(counts.remembered);
+        self.remembered[1].increment(counts.unproven);
         self.takeovers[0].increment(counts.takeovers);
         self.takeovers[1].increment(counts.takeovers_failed);
         self.clock_conflicts.increment(counts.clock_conflicts);

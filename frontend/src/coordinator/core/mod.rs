@@ -14,7 +14,8 @@
 //! ```
 //!
 //! One put per key is under way at a time; what arrives meanwhile waits and is then combined into one put, whose outcome it
-//! shares. Reads of a key whose slot is busy join it; all other reads ask two replicas and need no ownership.
+//! shares. Reads of a key whose slot is busy join it. Of all other reads those of a key that is remembered wait for a
+//! proof that the partition is still owned (`memory`); the rest ask two replicas and need no ownership.
 //!
 //! # Being deposed
 //!
@@ -29,8 +30,8 @@
 //!
 //! # Forgetting
 //!
-//! The owner's memory of a key (its last issued state) lives only while a put is under way or has just been acknowledged
-//! with more operations waiting. After an uncertain put the partition gets a new term instead: the fence makes the
+//! The owner's memory of a key as the base of writes (its last issued state) lives only while a put is under way or has
+//! just been acknowledged with more operations waiting. After an uncertain put the partition gets a new term instead: the fence makes the
 //! next base read safe.
 
 mod arena;
@@ -99,6 +100,9 @@ pub struct Tuning {
     pub value_bytes_max: usize,
     /// For what is remembered of keys.
     pub memory_bytes: usize,
+    /// A put that is alone goes to a quorum first, and to the others with its first answer: where replicas share a machine
+    /// they do not stand in the way of those who are waited for.
+    pub quorum_first: bool,
 }
 
 /// How long lost or refused requests wait before they are sent again; doubles up to the replica timeout.
@@ -302,6 +306,8 @@ pub struct Core {
     slot_of: HashMap<Key, Id>,
     reads: Arena<Read>,
     memory: Memory,
+    /// Puts under way.
+    puts: usize,
     calls: Arena<Call>,
     timers: Timers,
     /// Feeds the jitter of take-over back-off.
@@ -341,6 +347,7 @@ impl Core {
             slot_of: HashMap::new(),
             reads: Arena::new(CallId::BITS),
             memory,
+            puts: 0,
             calls: Arena::new(CallId::BITS),
             timers: Timers::default(),
             jitter: me.0 | 1,

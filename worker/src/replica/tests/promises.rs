@@ -32,6 +32,30 @@ fn a_promise_binds_on_arrival() {
     assert_eq!(rig.ask(flush(term(1).ballot(1))), refused(Refusal::Promise { promised: term(2) }));
 }
 
+/// A put that comes in under it may be read from the database before its commit is known here. Who asks for the proof that
+/// nobody has deposed them must not get it from then on.
+#[test]
+fn a_promise_is_told_from_its_arrival() {
+    let mut rig = Rig::new();
+    let asked = |rig: &mut Rig, since| match rig.ask(ReplicaRequest::Promises { since }) {
+        ReplicaReply::Promises(told) => (told.since, told.upto, told.raised),
+        other => panic!("{other:?}"),
+    };
+    rig.submit(put("a", 1, 1));
+    let first = asked(&mut rig, 0);
+    assert_eq!(first.2, [(partition(), term(1))], "nothing is durable yet");
+    assert_eq!(asked(&mut rig, first.1), (first.1, first.1, vec![]));
+    rig.submit(prepare(term(2)));
+    let second = asked(&mut rig, first.1);
+    assert_eq!(second, (first.1, first.1 + 1, vec![(partition(), term(2))]));
+    // The same term again raises nothing.
+    rig.submit(put("a", 2, 1));
+    assert_eq!(asked(&mut rig, second.1).1, second.1);
+    assert_eq!(asked(&mut rig, 0).2, [(partition(), term(2))]);
+    rig.replica.lose();
+    assert_eq!(rig.ask(ReplicaRequest::Promises { since: 0 }), refused(Refusal::Unavailable));
+}
+
 #[test]
 pub(super) fn a_prepare_waits_for_writes_accepted_earlier_and_for_no_later_ones() {
     let mut rig = Rig::new();

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tercet_common::{Content, UnixMillis};
 
+use super::super::Tuning;
 use super::linearizable::{Event, Kind, is_linearizable};
 use super::ring::Ring;
-use super::world::{Answer, Packet, World, key, number};
+use super::world::{Answer, Packet, TUNING, World, key, number};
 use crate::coordinator::api::{Change, Found, OpError, Written};
 
 const FRONTENDS: usize = 3;
@@ -133,18 +134,19 @@ fn start(world: &mut World, random: &mut Random, frontend: usize, name: &str, va
 }
 
 /// Frontends that remember nothing ask the replicas more often.
-fn memory(seed: u64) -> usize {
-    if seed % 4 == 0 { 0 } else { 1024 * 1024 }
+fn tuning(seed: u64) -> Tuning {
+    let memory_bytes = if seed.is_multiple_of(4) { 0 } else { 1024 * 1024 };
+    Tuning { memory_bytes, quorum_first: seed.is_multiple_of(3), ..TUNING }
 }
 
 /// The histories of the keys. A flush belongs to each.
 fn schedule(seed: u64) -> [Vec<Event>; KEYS.len()] {
-    play(seed, World::with_workers(FRONTENDS, 3, memory(seed)), None)
+    play(seed, World::tuned(FRONTENDS, 3, &tuning(seed)), None)
 }
 
 /// The same while the partition changes hands, again and again; with the number of changes that began.
 fn schedule_with_ring_changes(seed: u64) -> ([Vec<Event>; KEYS.len()], usize) {
-    let mut world = World::with_workers(FRONTENDS, 5, memory(seed));
+    let mut world = World::tuned(FRONTENDS, 5, &tuning(seed));
     let mut ring = Ring::new(&mut world, &KEYS);
     (play(seed, world, Some(&mut ring)), ring.changes)
 }

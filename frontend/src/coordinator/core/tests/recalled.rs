@@ -40,7 +40,7 @@ fn what_was_written_is_answered_once_two_have_promised_nothing_higher() {
     world.set(0, KEY, "v");
     world.run_all();
     let get = world.get(0, KEY);
-    assert_eq!(asked(&world), ["promises"; 3]);
+    assert_eq!(asked(&world), ["promises"; 2], "who is not needed is spared");
     world.run_until(promises_reply);
     let late = world.wire.split_off(1);
     world.run_all();
@@ -48,7 +48,8 @@ fn what_was_written_is_answered_once_two_have_promised_nothing_higher() {
     world.wire = late;
     world.run_until(|_| get.is_given());
     let found = get.take().unwrap().unwrap().unwrap();
-    assert_eq!((text(&found.row), found.source.as_str()), ("v".to_owned(), "w1"));
+    assert_eq!(text(&found.row), "v");
+    assert!(["w1", "w2"].contains(&found.source.as_str()), "who acknowledged it");
     world.run_all();
     assert_eq!(world.cores[0].in_flight(), (0, 0, 0));
 }
@@ -66,7 +67,7 @@ fn what_was_read_is_remembered_too_also_that_there_is_nothing() {
         assert_eq!(asked(&world), ["get"; 2]);
         world.run_all();
         let second = world.get(1, name);
-        assert_eq!(asked(&world), ["promises"; 3]);
+        assert_eq!(asked(&world), ["promises"; 2]);
         world.run_all();
         assert_eq!(seen(&first), seen(&second));
     }
@@ -81,8 +82,8 @@ fn reads_that_come_together_share_a_round() {
     }
     world.run_all();
     let gets: Vec<_> = names.iter().map(|name| world.get(0, name)).collect();
-    // One for the first, one for the second, and one for all that came while these were under way.
-    assert_eq!(asked(&world), ["promises"; 6]);
+    // One for the first, and one for all that come while it is under way.
+    assert_eq!(asked(&world), ["promises"; 2]);
     world.run_until(|_| gets[0].is_given());
     world.run_all();
     for (name, get) in names.iter().zip(&gets) {
@@ -209,16 +210,25 @@ fn a_worker_that_comes_back_is_asked_for_everything() {
     let mut world = World::remembering(1);
     world.set(0, KEY, "v");
     world.run_all();
-    world.get(0, KEY);
-    world.run_all();
+    // Each is spared in turn.
+    for _ in 0..3 {
+        world.get(0, KEY);
+        world.run_all();
+    }
     world.with(0, |core| core.link_lost(1));
-    world.get(0, KEY);
-    let since = |packet: &Packet| match packet {
-        Packet::Request { request: ReplicaRequest::Promises { since }, .. } => *since > 0,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(world.wire.iter().map(since).collect::<Vec<_>>(), [true, false, true]);
-    world.run_all();
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        world.get(0, KEY);
+        for packet in &world.wire {
+            let Packet::Request { worker, request: ReplicaRequest::Promises { since }, .. } = packet else {
+                panic!("{packet:?}")
+            };
+            asked.push((*worker, *since > 0));
+        }
+        world.run_all();
+    }
+    asked.sort_unstable();
+    assert_eq!(asked, [(0, true), (0, true), (1, false), (1, true), (2, true), (2, true)]);
 }
 
 #[test]

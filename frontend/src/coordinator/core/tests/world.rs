@@ -21,6 +21,7 @@ pub(super) const TUNING: Tuning = Tuning {
     quorum_grace: Duration::from_millis(500),
     value_bytes_max: 1024,
     memory_bytes: 0,
+    quorum_first: false,
 };
 
 /// A request or reply on its way.
@@ -51,8 +52,11 @@ impl World {
 
     /// The same; workers beyond those three hold nothing yet.
     pub(super) fn with_workers(frontends: usize, workers: WorkerIx, memory_bytes: usize) -> Self {
+        Self::tuned(frontends, workers, &Tuning { memory_bytes, ..TUNING })
+    }
+
+    pub(super) fn tuned(frontends: usize, workers: WorkerIx, tuning: &Tuning) -> Self {
         let names: Vec<WorkerId> = (1..=workers).map(|n| WorkerId::new(&format!("w{n}")).unwrap()).collect();
-        let tuning = Tuning { memory_bytes, ..TUNING };
         let core = |n: usize| {
             let partitions = PartitionId::all().map(|id| (id, Group::stable(Epoch(1), 0..3)));
             let mut core = Core::new(Incarnation(100 + n as u64), tuning.clone(), names.clone(), partitions);
