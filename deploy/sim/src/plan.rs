@@ -179,7 +179,6 @@ impl Plan {
                 quorum_grace: milliseconds(scale * 5),
                 value_bytes_max: 1_024,
                 memory_bytes: 1024 * 1024,
-                quorum_first: random.percent(50),
             },
             counter: random.percent(25),
             flushes: random.percent(40),

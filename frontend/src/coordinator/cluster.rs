@@ -252,7 +252,6 @@ impl Cluster {
             quorum_grace: QUORUM_GRACE,
             value_bytes_max: self.config.value_bytes_max,
             memory_bytes: self.config.recall_bytes / self.cores,
-            quorum_first: true,
         };
         let names = peers.iter().map(|peer| peer.id.clone()).collect();
         let core = Core::new(self.me, tuning, names, mine);

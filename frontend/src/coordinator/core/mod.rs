@@ -100,9 +100,6 @@ pub struct Tuning {
     pub value_bytes_max: usize,
     /// For what is remembered of keys.
     pub memory_bytes: usize,
-    /// A put that is alone goes to a quorum first, and to the others with its first answer: where replicas share a machine
-    /// they do not stand in the way of those who are waited for.
-    pub quorum_first: bool,
 }
 
 /// How long lost or refused requests wait before they are sent again; doubles up to the replica timeout.
@@ -306,8 +303,6 @@ pub struct Core {
     slot_of: HashMap<Key, Id>,
     reads: Arena<Read>,
     memory: Memory,
-    /// Puts under way.
-    puts: usize,
     calls: Arena<Call>,
     timers: Timers,
     /// Feeds the jitter of take-over back-off.
@@ -347,7 +342,6 @@ impl Core {
             slot_of: HashMap::new(),
             reads: Arena::new(CallId::BITS),
             memory,
-            puts: 0,
             calls: Arena::new(CallId::BITS),
             timers: Timers::default(),
             jitter: me.0 | 1,

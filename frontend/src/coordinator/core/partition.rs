@@ -384,7 +384,6 @@ impl Core {
     }
 
     pub(super) fn put_began(&mut self, id: PartitionId) {
-        self.puts += 1;
         if let Some(partition) = self.partition_mut(id) {
             partition.puts += 1;
             partition.puts_begun += 1;
@@ -392,7 +391,6 @@ impl Core {
     }
 
     pub(super) fn put_ended(&mut self, id: PartitionId) {
-        self.puts -= 1;
         if let Some(partition) = self.partition_mut(id) {
             partition.puts -= 1;
         }

@@ -11,7 +11,7 @@ use super::super::api::{Change, OpError, Written};
 use super::arena::Id;
 use super::partition::Partition;
 use super::slot::{Batch, Item, Known, Origin, Phase, Queued};
-use super::{Answer, COMBINE_BYTES_MAX, Core, Replicas, Target, WorkerIx};
+use super::{Answer, COMBINE_BYTES_MAX, Core, Target, WorkerIx};
 
 pub(super) struct Put {
     pub(super) batch: Batch,
@@ -25,8 +25,6 @@ pub(super) struct Put {
     pub(super) attempts: u32,
     pub(super) timer_set: bool,
     pub(super) began: Duration,
-    /// Some replicas are not sent it before the first answer.
-    held_back: bool,
 }
 
 /// How far the put has come at one replica.
@@ -178,14 +176,8 @@ impl Core {
         let Some(tracker) = self.partition(partition).map(|p| p.group.tracker()) else { return };
         // Whatever becomes of it, it is no longer what it was.
         self.memory.forget(&row.key);
-        let first = self.first_for(partition, &batch);
-        let (mut deliveries, mut held_back) = (SmallVec::new(), false);
+        let mut deliveries = SmallVec::new();
         for worker in self.replicas(partition) {
-            if first.as_ref().is_some_and(|first| !first.contains(&worker)) {
-                held_back = true;
-                deliveries.push((worker, Delivery::Again));
-                continue;
-            }
             let sent = self.call(worker, Target::Slot(id, round), ReplicaRequest::Put { row: row.clone() });
             deliveries.push((worker, if sent { Delivery::Pending } else { Delivery::Again }));
         }
@@ -199,7 +191,6 @@ impl Core {
             attempts: 0,
             timer_set: false,
             began: self.now,
-            held_back,
         };
         self.put_began(partition);
         if let Some(slot) = self.slots.get_mut(id) {
@@ -208,18 +199,12 @@ impl Core {
         self.judge_put(id);
     }
 
-    /// The replicas to which a put goes first; `None`: to all at once.
-    fn first_for(&self, partition: PartitionId, batch: &Batch) -> Option<Replicas> {
-        let alone = self.tuning.quorum_first && self.puts == 0 && !batch.ops.iter().any(Queued::wants_all);
-        (alone && self.is_reachable(partition)).then(|| self.quorum_in_reach(partition))
-    }
-
     pub(super) fn put_answer(&mut self, id: Id, worker: WorkerIx, answer: Answer) {
         let Some(slot) = self.slots.get_mut(id) else { return };
         let partition = slot.partition;
         let Phase::Put(put) = &mut slot.phase else { return };
         let Some((_, delivery)) = put.replicas.iter_mut().find(|(w, _)| *w == worker) else { return };
-        let (mut saw, mut stored, held_back) = (None, None, std::mem::take(&mut put.held_back));
+        let (mut saw, mut stored) = (None, None);
         match answer {
             Answer::Reply(ReplicaReply::Stored) => {
                 *delivery = Delivery::Stored;
@@ -255,9 +240,6 @@ impl Core {
         }
         if let (Some(promise), Some(p)) = (stored, self.partition_mut(partition)) {
             p.saw_promise(worker, promise);
-        }
-        if held_back {
-            self.resend_put(id);
         }
         self.judge_put(id);
     }
@@ -298,7 +280,7 @@ impl Core {
     pub(super) fn put_timer(&mut self, id: Id) {
         let (now, grace) = (self.now, self.tuning.quorum_grace);
         let Some(slot) = self.slots.get_mut(id) else { return };
-        let partition = slot.partition;
+        let (partition, round) = (slot.partition, slot.round);
         let Phase::Put(put) = &mut slot.phase else { return };
         put.timer_set = false;
         put.attempts += 1;
@@ -313,20 +295,6 @@ impl Core {
             let error = if untouched { self.no_quorum(partition) } else { OpError::Uncertain };
             return self.fail_put(id, error);
         }
-        self.resend_put(id);
-        let Some(Phase::Put(put)) = self.slots.get_mut(id).map(|slot| &mut slot.phase) else { return };
-        // Also when all are pending: the deadline must be looked at.
-        put.timer_set = true;
-        let attempts = put.attempts;
-        self.set_slot_timer(id, self.resend_delay(attempts));
-        self.expire_queue(id);
-    }
-
-    fn resend_put(&mut self, id: Id) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
-        let round = slot.round;
-        let Phase::Put(put) = &mut slot.phase else { return };
-        put.held_back = false;
         let row = put.row.clone();
         let again: SmallVec<[WorkerIx; 3]> =
             put.replicas.iter().filter(|(_, d)| *d == Delivery::Again).map(|(w, _)| *w).collect();
@@ -342,6 +310,11 @@ impl Core {
                 *delivery = Delivery::Pending;
             }
         }
+        // Also when all are pending: the deadline must be looked at.
+        put.timer_set = true;
+        let attempts = put.attempts;
+        self.set_slot_timer(id, self.resend_delay(attempts));
+        self.expire_queue(id);
     }
 
     pub(super) fn take_put(&mut self, id: Id) -> Option<Put> {

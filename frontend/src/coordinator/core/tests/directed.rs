@@ -5,7 +5,6 @@ use std::time::Duration;
 use tercet_common::{Content, Refusal, ReplicaRequest, UnixMillis};
 
 use super::super::Missed;
-use super::super::Tuning;
 use super::world::{Packet, TUNING, World, key, text};
 use crate::coordinator::api::{Change, OpError, ReadLevel};
 use crate::coordinator::core::CallOutcome;
@@ -45,44 +44,6 @@ fn it_is_known_who_has_not_answered_a_write() {
     world.wire.extend(held);
     world.run_all();
     assert_eq!(world.cores[0].being_written().count(), 0);
-}
-
-#[test]
-fn a_put_that_is_alone_goes_to_a_quorum_first() {
-    let tuning = Tuning { quorum_first: true, ..TUNING };
-    let is_put =
-        |packet: &Packet| matches!(packet, Packet::Request { request: ReplicaRequest::Put { .. }, .. });
-    let puts = |world: &World| world.wire.iter().filter(|packet| is_put(packet)).count();
-    let owner = || {
-        let mut world = World::tuned(1, 3, &tuning);
-        world.set(0, "k", "old");
-        world.run_all();
-        world
-    };
-    let mut world = owner();
-    let set = world.set(0, "k", "v");
-    assert_eq!(puts(&world), 2);
-    world.run_until(|packet| matches!(packet, Packet::Reply { .. }));
-    let reply = world.wire.remove(0);
-    world.deliver(reply);
-    assert!(!set.is_given() && world.wire.iter().any(to(2)), "the third with the first answer");
-    world.run_all();
-    let written = set.take().unwrap().unwrap();
-    assert_eq!(written.asynchronous.unwrap().as_str(), "w3");
-    assert_eq!(world.replicas[2].rows[&key("k")].ballot, written.ballot);
-    assert!(world.cores[0].out.missed.is_empty());
-
-    // Others are under way.
-    world.set(0, "k", "1");
-    world.set(0, "{k}other", "2");
-    assert_eq!(puts(&world), 2 + 3);
-
-    // Nobody answers.
-    let mut world = owner();
-    let set = world.set(0, "k", "v");
-    world.run(to(1));
-    world.pass(Duration::from_millis(30), to(1));
-    assert!(set.take().unwrap().is_ok());
 }
 
 #[test]

@@ -135,8 +135,7 @@ fn start(world: &mut World, random: &mut Random, frontend: usize, name: &str, va
 
 /// Frontends that remember nothing ask the replicas more often.
 fn tuning(seed: u64) -> Tuning {
-    let memory_bytes = if seed.is_multiple_of(4) { 0 } else { 1024 * 1024 };
-    Tuning { memory_bytes, quorum_first: seed.is_multiple_of(3), ..TUNING }
+    Tuning { memory_bytes: if seed.is_multiple_of(4) { 0 } else { 1024 * 1024 }, ..TUNING }
 }
 
 /// The histories of the keys. A flush belongs to each.

@@ -21,7 +21,6 @@ pub(super) const TUNING: Tuning = Tuning {
     quorum_grace: Duration::from_millis(500),
     value_bytes_max: 1024,
     memory_bytes: 0,
-    quorum_first: false,
 };
 
 /// A request or reply on its way.
