@@ -93,7 +93,6 @@ impl Frontend {
                 tokio::join!(
                     changes::run(&cluster, &membership, &tasks, &until),
                     cluster.run_timers(),
-                    cluster.run_proofs(),
                     sweeper::run(coordinator.clone(), sweep_interval),
                     repair::run(&cluster, coordinator),
                     upkeep(&cluster, prometheus),
@@ -102,6 +101,9 @@ impl Frontend {
         };
         let until = shutdown.clone();
         tasks.spawn(async move { until.run_until_cancelled(background).await });
+        let (until, prover) = (shutdown.clone(), cluster.clone());
+        // A task of its own: clients wait for it.
+        tasks.spawn(async move { until.run_until_cancelled(prover.run_proofs()).await });
         let rest =
             rest::serve(rest_listener, config.clone(), coordinator.clone(), prometheus, shutdown.clone());
         tasks.spawn(rest);

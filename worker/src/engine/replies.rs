@@ -122,6 +122,7 @@ impl ReplyQueue {
 fn weight(reply: &ReplicaReply) -> usize {
     match reply {
         ReplicaReply::Version(held) => REPLY_WEIGHT + held.row.as_ref().map_or(0, Row::weight),
+        ReplicaReply::Promises(told) => REPLY_WEIGHT + told.raised.len() * ENTRY_WEIGHT,
         ReplicaReply::Synced(reply) => REPLY_WEIGHT + sync_weight(reply),
         _ => REPLY_WEIGHT,
     }

@@ -72,6 +72,10 @@ impl<T> Arena<T> {
         Some(item)
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|entry| entry.item.as_mut())
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (Id, &T)> {
         self.entries.iter().enumerate().filter_map(|(index, e)| {
             e.item.as_ref().map(|item| (Id(e.generation << 32 | index as u64), item))

@@ -27,7 +27,7 @@ use tercet_common::cache::{Cache, Weight};
 use tercet_common::message::Promises;
 use tercet_common::mutants::{self, Mutant};
 use tercet_common::quorum::majority;
-use tercet_common::{Key, PartitionId, Promise, ReplicaReply, ReplicaRequest, Row, WorkerId};
+use tercet_common::{Key, PARTITIONS, PartitionId, Promise, ReplicaReply, ReplicaRequest, Row, WorkerId};
 
 use super::super::api::{Found, ReadLevel, ReadOp};
 use super::arena::{Arena, Id};
@@ -58,11 +58,13 @@ struct Remembered {
     row: Option<Arc<Row>>,
     /// A quorum that holds it.
     holders: Replicas,
+    /// Of the key, where there is no row that shares its bytes.
+    key_bytes: usize,
 }
 
 impl Weight for Remembered {
     fn weight(&self) -> usize {
-        size_of::<Self>() + self.row.as_deref().map_or(0, Weight::weight)
+        size_of::<Self>() + self.key_bytes + self.row.as_deref().map_or(0, Weight::weight)
     }
 }
 
@@ -137,10 +139,16 @@ impl Memory {
     }
 
     pub(super) fn keep(&mut self, key: &Key, generation: u64, row: Option<&Row>, holders: Replicas) {
+        if !self.keys.keeps(size_of::<Remembered>() + row.map_or(key.as_bytes().len(), Weight::weight)) {
+            return self.forget(key);
+        }
         // In a buffer of its own: it may stay long, and what it came in may be large.
         let row = row.map(|row| Arc::new(row.detached()));
-        let key = row.as_ref().map_or_else(|| key.detached(), |row| row.key.clone());
-        self.keys.insert(key, Remembered { generation, row, holders });
+        let (key, key_bytes) = match &row {
+            Some(row) => (row.key.clone(), 0),
+            None => (key.detached(), key.as_bytes().len()),
+        };
+        self.keys.insert(key, Remembered { generation, row, holders, key_bytes });
     }
 
     pub(super) fn forget(&mut self, key: &Key) {
@@ -155,9 +163,20 @@ impl Memory {
         &mut self.standings[at]
     }
 
-    /// What a worker says from now on is of another stream, and perhaps of another life.
+    /// What a worker says from now on is of another stream, and perhaps of another life. What it said counts no longer:
+    /// it is not known any more.
     pub(super) fn link_lost(&mut self, worker: WorkerIx) {
         *self.standing(worker) = Standing::default();
+        for round in self.rounds.iter_mut() {
+            round.answered.retain(|answered| *answered != worker);
+        }
+    }
+
+    /// Whether one of these is known to have promised a higher term.
+    pub(super) fn is_outranked(&self, id: PartitionId, promise: Promise, group: &Group) -> bool {
+        let standings = self.standings.iter().enumerate();
+        let mut higher = standings.filter(|(_, standing)| standing.promise(id) > promise);
+        higher.any(|(worker, _)| group.contains(worker as WorkerIx))
     }
 }
 
@@ -232,14 +251,18 @@ impl Core {
         self.memory.spared = self.memory.spared.wrapping_add(1);
         let turns = self.memory.spared % workers.len().max(1);
         workers.rotate_left(turns);
-        let groups = || reads.iter().filter_map(|read| self.partition(read.partition)).map(|p| &p.group);
+        // Many reads are of few partitions.
+        let mut seen = [false; PARTITIONS as usize];
+        let first = |read: &&Recalled| !std::mem::replace(&mut seen[read.partition.index()], true);
+        let partitions = reads.iter().filter(first).filter_map(|read| self.partition(read.partition));
+        let groups: Vec<&Group> = partitions.map(|partition| &partition.group).collect();
         let mut at = 0;
         while at < workers.len() {
             let spared = workers[at];
             let others = |w: WorkerIx| w != spared && workers.contains(&w);
             // One without a quorum loses nothing.
             let lost = |group: &Group| group.is_quorum(|w| workers.contains(&w)) && !group.is_quorum(others);
-            if groups().any(lost) {
+            if groups.iter().any(|group| lost(group)) {
                 at += 1;
             } else {
                 workers.remove(at);
@@ -325,7 +348,42 @@ impl Core {
     fn reread(&mut self, reads: Vec<Recalled>) {
         for Recalled { op, since, deadline, .. } in reads {
             self.out.counts.unproven += 1;
+            // It is remembered again if it is so still, and the owner is not known to be deposed.
+            self.memory.forget(&op.key);
             self.ask_replicas(op, since, deadline);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tercet_common::{Ballot, Content, VectorClock};
+
+    use super::*;
+
+    #[test]
+    fn that_there_is_nothing_weighs_as_much_as_the_key() {
+        let mut memory = Memory::new(100_000);
+        for n in 0..1_000 {
+            let key = Key::new(format!("{n:01000}")).unwrap();
+            memory.keep(&key, 1, None, Replicas::new());
+        }
+        assert!((10..100).contains(&memory.keys.len()), "{}", memory.keys.len());
+    }
+
+    #[test]
+    fn what_is_too_large_takes_the_place_of_what_was_remembered() {
+        let mut memory = Memory::new(100_000);
+        let key = Key::new("k").unwrap();
+        let row = |len: usize| Row {
+            key: key.clone(),
+            ballot: Ballot::ZERO,
+            clock: VectorClock::new(),
+            content: Content::string(vec![b'v'; len], None),
+        };
+        memory.keep(&key, 1, Some(&row(100)), Replicas::new());
+        assert!(memory.get(&key, 1).is_some() && memory.get(&key, 2).is_none());
+        memory.keep(&key, 1, Some(&row(90_000)), Replicas::new());
+        assert!(memory.get(&key, 1).is_none());
     }
 }

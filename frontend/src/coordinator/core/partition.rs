@@ -33,7 +33,8 @@ pub(super) struct Partition {
     pub(super) puts: usize,
     /// How many there ever were.
     pub(super) puts_begun: u64,
-    /// Who has promised the present term, durably, as far as they have said so.
+    /// Who has answered a prepare of the present term: the promise is durable there, and all that was accepted before it has
+    /// ended.
     promised: Replicas,
     flush: Option<Flush>,
     /// No new put begins before then, unless the hold is released.
@@ -136,13 +137,6 @@ impl Partition {
         self.held_until = None;
         let before = std::mem::replace(&mut self.ownership, Ownership::None);
         !matches!(before, Ownership::None) || self.flush.is_some() || self.paused_until.is_some()
-    }
-
-    /// A replica is known to have made the promise durable.
-    pub(super) fn saw_promise(&mut self, worker: WorkerIx, promise: Promise) {
-        if self.promise() == Some(promise) && !self.promised.contains(&worker) {
-            self.promised.push(worker);
-        }
     }
 
     pub(super) fn has_promised(&self, worker: WorkerIx) -> bool {
@@ -276,9 +270,8 @@ impl Core {
         if partition.round != round {
             return;
         }
-        if let (Some(promise), Answer::Reply(ReplicaReply::Prepared { .. })) = (partition.promise(), &answer)
-        {
-            partition.saw_promise(worker, promise);
+        if matches!(answer, Answer::Reply(ReplicaReply::Prepared { .. })) {
+            partition.promised.push(worker);
         }
         let Ownership::Preparing { promise, tracker, rival } = &mut partition.ownership else { return };
         let promise = *promise;
@@ -291,7 +284,6 @@ impl Core {
         match answer {
             Answer::Reply(ReplicaReply::Prepared { vector, .. }) if !outranked => {
                 tracker.ack(worker);
-                partition.promised.push(worker);
                 // Not of a late answer: it may tell of puts of a higher term, which a put of this one must not claim to
                 // have seen.
                 partition.context.join(&vector);

@@ -204,12 +204,11 @@ impl Core {
         let partition = slot.partition;
         let Phase::Put(put) = &mut slot.phase else { return };
         let Some((_, delivery)) = put.replicas.iter_mut().find(|(w, _)| *w == worker) else { return };
-        let (mut saw, mut stored) = (None, None);
+        let mut saw = None;
         match answer {
             Answer::Reply(ReplicaReply::Stored) => {
                 *delivery = Delivery::Stored;
                 put.tracker.ack(worker);
-                stored = Some(put.row.ballot.promise());
             }
             Answer::Reply(ReplicaReply::Refused(refusal)) => {
                 put.only_busy &= refusal == Refusal::Busy;
@@ -237,9 +236,6 @@ impl Core {
         }
         if let (Some(promise), Some(p)) = (saw, self.partition_mut(partition)) {
             p.saw(promise);
-        }
-        if let (Some(promise), Some(p)) = (stored, self.partition_mut(partition)) {
-            p.saw_promise(worker, promise);
         }
         self.judge_put(id);
     }

@@ -38,7 +38,7 @@ struct Owned {
 struct Asked {
     worker: WorkerIx,
     digest: bool,
-    /// It had promised the owner's term before, durably.
+    /// It had answered the owner's prepare before.
     promised: bool,
     state: State,
 }
@@ -240,13 +240,16 @@ impl Core {
     /// The key's part in the present ownership of its partition; `None`: it is not owned, or something of the key is under way.
     fn ownership_for(&self, key: &Key) -> Option<Owned> {
         let partition = self.partition(key.partition())?;
-        partition.open_promise().filter(|_| !self.slot_of.contains_key(key))?;
+        let promise = partition.open_promise().filter(|_| !self.slot_of.contains_key(key))?;
+        if self.memory.is_outranked(key.partition(), promise, &partition.group) {
+            return None;
+        }
         Some(Owned { generation: partition.generation(), puts_begun: partition.puts_begun })
     }
 
     /// Remembers an answer, if nobody but this owner can have put anything since the replicas were asked, or can do so
-    /// later: they had promised its term before. Without that a put of an earlier owner may still come in at one of
-    /// them, which has missed the take-over, and be chosen by it.
+    /// later: they had answered its prepare before. Without that a put of an earlier owner may still come in at one of
+    /// them, which has missed the take-over, or end there that was accepted before it, and be chosen by that.
     fn remember_read(&mut self, read: &Read, row: Option<&Row>) {
         let Some(owned) = read.owned.filter(|owned| self.ownership_for(&read.op.key) == Some(*owned)) else {
             return;

@@ -133,6 +133,74 @@ pub(super) fn what_those_said_who_did_not_promise_is_not_remembered() {
     assert_eq!(seen(&after).as_deref(), Some("new"));
 }
 
+/// What a worker said counted as nothing above the owner's once its link had broken.
+#[test]
+fn what_a_worker_said_before_its_link_broke_proves_nothing() {
+    let mut tried = 0;
+    for missing in 0..3 {
+        let mut world = World::remembering(2);
+        world.set(0, KEY, "old");
+        world.run_all();
+        let newer = world.set(1, KEY, "new");
+        world.run(is_to(missing));
+        assert!(newer.take().unwrap().is_ok());
+        let get = world.get(0, KEY);
+        let (late, first): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut world.wire).into_iter().partition(is_to(missing));
+        let [Packet::Request { worker, .. }] = first[..] else { continue };
+        if late.is_empty() {
+            continue;
+        }
+        tried += 1;
+        world.wire = first;
+        world.run_all();
+        world.with(0, |core| core.link_lost(worker));
+        world.wire = late;
+        world.run_all();
+        world.pass(Duration::from_secs(1), |_| false);
+        assert_eq!(seen(&get).as_deref(), Some("new"));
+    }
+    assert!(tried > 0);
+}
+
+/// A put is acknowledged although others that were accepted before have not ended, unlike a prepare. They may be of an
+/// earlier owner, and be chosen only then.
+#[test]
+fn who_acknowledged_a_put_has_not_thereby_ended_older_ones() {
+    let mut world = World::remembering(2);
+    world.set(0, KEY, "old");
+    world.run_all();
+    // The second accepts it and takes its time, the third stores it, and on the way to the first it is lost.
+    let put = world.set(0, KEY, "new");
+    let call = world.wire.iter().find_map(|packet| match packet {
+        Packet::Request { worker: 1, call, request: ReplicaRequest::Put { row }, .. } => {
+            Some((*call, row.clone()))
+        }
+        _ => None,
+    });
+    let (call, row) = call.unwrap();
+    world.run(|packet| is_to(0)(packet) || is_to(1)(packet));
+    let other = world.set(1, "{k}other", "v");
+    let is_prepared =
+        |packet: &Packet| matches!(packet, Packet::Reply { reply: ReplicaReply::Prepared { .. }, .. });
+    world.run_until(is_prepared);
+    let held = world.wire.iter().position(is_prepared).map(|first| world.wire.remove(first + 1)).unwrap();
+    assert!(is_prepared(&held), "that of the second, which waits for what it accepted");
+    world.run(|packet| matches!(packet, Packet::Reply { frontend: 0, .. }));
+    assert!(other.take().unwrap().is_ok());
+    let before = world.get(1, KEY);
+    world.run_all();
+    assert_eq!(seen(&before).as_deref(), Some("old"));
+    world.replicas[1].rows.insert(key(KEY), row);
+    world.wire.push(Packet::Reply { frontend: 0, call, reply: ReplicaReply::Stored });
+    world.run_all();
+    assert!(put.take().unwrap().is_ok(), "the second and the third have it");
+    let after = world.get(1, KEY);
+    world.run_all();
+    world.pass(Duration::from_secs(1), |_| false);
+    assert_eq!(seen(&after).as_deref(), Some("new"));
+}
+
 #[test]
 fn a_read_goes_behind_a_write_that_is_under_way() {
     let mut world = World::remembering(1);
