@@ -24,7 +24,7 @@ const KILLERS: &[(Mutant, u64)] = &[
     (Mutant::VoteWithoutPromises, 3),
     (Mutant::VoteUnbound, 26),
     (Mutant::VoteBelowPromise, 3_105),
-    (Mutant::DecideWithoutElectors, 5_901),
+    (Mutant::DecideWithoutElectors, 28_176),
 ];
 
 /// Seeds that are tried where the named one does not show it any more.
