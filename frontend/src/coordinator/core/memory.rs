@@ -148,6 +148,8 @@ impl Memory {
             Some(row) => (row.key.clone(), 0),
             None => (key.detached(), key.as_bytes().len()),
         };
+        // The key that is kept shares the bytes of its own row, not of an earlier one.
+        self.forget(&key);
         self.keys.insert(key, Remembered { generation, row, holders, key_bytes });
     }
 
@@ -172,11 +174,15 @@ impl Memory {
         }
     }
 
-    /// Whether one of these is known to have promised a higher term.
+    /// Whether a worker, as far as is known, has promised nothing higher.
+    fn stands(&self, worker: WorkerIx, id: PartitionId, promise: Promise) -> bool {
+        let standing = self.standings.get(usize::from(worker));
+        standing.is_none_or(|standing| standing.promise(id) <= promise)
+    }
+
+    /// Whether so many have promised a higher term, as far as is known, that nothing can be proven any more.
     pub(super) fn is_outranked(&self, id: PartitionId, promise: Promise, group: &Group) -> bool {
-        let standings = self.standings.iter().enumerate();
-        let mut higher = standings.filter(|(_, standing)| standing.promise(id) > promise);
-        higher.any(|(worker, _)| group.contains(worker as WorkerIx))
+        !group.is_quorum(|w| self.stands(w, id, promise))
     }
 }
 
@@ -254,15 +260,20 @@ impl Core {
         // Many reads are of few partitions.
         let mut seen = [false; PARTITIONS as usize];
         let first = |read: &&Recalled| !std::mem::replace(&mut seen[read.partition.index()], true);
-        let partitions = reads.iter().filter(first).filter_map(|read| self.partition(read.partition));
-        let groups: Vec<&Group> = partitions.map(|partition| &partition.group).collect();
+        let group_of =
+            |read: &'_ Recalled| Some((&self.partition(read.partition)?.group, read.partition, read.promise));
+        let groups: Vec<_> = reads.iter().filter(first).filter_map(group_of).collect();
         let mut at = 0;
         while at < workers.len() {
             let spared = workers[at];
             let others = |w: WorkerIx| w != spared && workers.contains(&w);
             // One without a quorum loses nothing.
-            let lost = |group: &Group| group.is_quorum(|w| workers.contains(&w)) && !group.is_quorum(others);
-            if groups.iter().any(|group| lost(group)) {
+            let lost = |(group, id, promise): &(&Group, PartitionId, Promise)| {
+                let stands = |w: WorkerIx| self.memory.stands(w, *id, *promise);
+                group.is_quorum(|w| workers.contains(&w) && stands(w))
+                    && !group.is_quorum(|w| others(w) && stands(w))
+            };
+            if groups.iter().any(lost) {
                 at += 1;
             } else {
                 workers.remove(at);
@@ -346,10 +357,12 @@ impl Core {
     }
 
     fn reread(&mut self, reads: Vec<Recalled>) {
-        for Recalled { op, since, deadline, .. } in reads {
+        for Recalled { op, partition, promise, since, deadline, .. } in reads {
             self.out.counts.unproven += 1;
-            // It is remembered again if it is so still, and the owner is not known to be deposed.
-            self.memory.forget(&op.key);
+            let group = self.partition(partition).map(|p| &p.group);
+            if group.is_some_and(|group| self.memory.is_outranked(partition, promise, group)) {
+                self.memory.forget(&op.key);
+            }
             self.ask_replicas(op, since, deadline);
         }
     }

@@ -87,7 +87,7 @@ impl Core {
         let up = |w: WorkerIx| self.is_available(w);
         let first: Replicas = match read.op.level {
             ReadLevel::One => group.replicas.iter().copied().find(|w| up(*w)).into_iter().collect(),
-            ReadLevel::Quorum => group.smallest_quorum(up),
+            ReadLevel::Quorum => self.quorum_to_read(read.partition),
             ReadLevel::All => group.everyone().into_iter().filter(|w| up(*w)).collect(),
         };
         if let Some(read) = self.reads.get_mut(id) {
@@ -96,6 +96,18 @@ impl Core {
         for (nth, worker) in first.into_iter().enumerate() {
             // The first is asked for the row, the others for its ballot.
             self.ask_worker(id, worker, nth > 0);
+        }
+    }
+
+    /// As few replicas as make a quorum, of those in reach: if they suffice, of those that have answered this owner's prepare,
+    /// so that what they say may be remembered.
+    fn quorum_to_read(&self, id: PartitionId) -> Replicas {
+        let Some(partition) = self.partition(id) else { return Replicas::new() };
+        let group = &partition.group;
+        let promised = group.smallest_quorum(|w| self.is_available(w) && partition.has_promised(w));
+        match group.is_quorum(|w| promised.contains(&w)) {
+            true => promised,
+            false => group.smallest_quorum(|w| self.is_available(w)),
         }
     }
 

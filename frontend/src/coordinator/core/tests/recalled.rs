@@ -121,9 +121,12 @@ pub(super) fn what_those_said_who_did_not_promise_is_not_remembered() {
     world.run(is_to(1));
     world.with(0, |core| core.take_over(key(KEY).partition()));
     world.run(is_to(0));
+    // So that it has to be asked.
+    world.with(0, |core| core.peer(2, false));
     let before = world.get(0, KEY);
     world.run_all();
     assert_eq!(seen(&before).as_deref(), Some("old"));
+    world.with(0, |core| core.peer(2, true));
     world.wire = late;
     world.run_all();
     assert!(put.take().unwrap().is_ok(), "the first and the third have it");
@@ -199,6 +202,40 @@ fn who_acknowledged_a_put_has_not_thereby_ended_older_ones() {
     world.run_all();
     world.pass(Duration::from_secs(1), |_| false);
     assert_eq!(seen(&after).as_deref(), Some("new"));
+}
+
+/// It was not there when the partition was taken over.
+#[test]
+fn those_are_read_who_answered_the_prepare() {
+    let mut world = World::remembering(1);
+    world.with(0, |core| core.peer(0, false));
+    world.with(0, |core| core.take_over(key(KEY).partition()));
+    world.run_all();
+    world.with(0, |core| core.peer(0, true));
+    world.get(0, KEY);
+    assert!(!world.wire.iter().any(is_to(0)));
+    world.run_all();
+    world.get(0, KEY);
+    assert_eq!(asked(&world), ["promises"; 2], "remembered");
+    world.run_all();
+}
+
+/// A rival's prepare reached one replica only, and the rival is gone.
+#[test]
+fn one_replica_with_a_higher_promise_is_left_out_of_proofs() {
+    let mut world = World::remembering(2);
+    world.set(0, KEY, "v");
+    world.run_all();
+    world.with(1, |core| core.take_over(key(KEY).partition()));
+    world.run(|packet| is_to(0)(packet) || is_to(1)(packet));
+    for _ in 0..6 {
+        let get = world.get(0, KEY);
+        world.run_all();
+        world.pass(Duration::from_millis(100), |_| false);
+        assert_eq!(seen(&get).as_deref(), Some("v"));
+    }
+    let counts = world.cores[0].out.counts;
+    assert!(counts.unproven <= 1 && counts.remembered >= 5, "{counts:?}");
 }
 
 #[test]
