@@ -53,6 +53,7 @@ fn a_promise_is_told_from_its_arrival() {
     assert_eq!(asked(&mut rig, second.1).1, second.1);
     assert_eq!(asked(&mut rig, 0).2, [(partition(), term(2))]);
     rig.replica.lose();
+    rig.answers();
     assert_eq!(rig.ask(ReplicaRequest::Promises { since: 0 }), refused(Refusal::Unavailable));
 }
 
